@@ -1,0 +1,305 @@
+"""The registry in Redis: all entities, one revision counter, and a stream of audited changes, changed atomically.
+
+Keys, all under one hash tag so that a Redis Cluster can hold them:
+
+    switchyard:{<name>}:revision      counter, up by one per change
+    switchyard:{<name>}:state         hash, path → JSON document
+    switchyard:{<name>}:revisions     hash, path → revision at which it last changed
+    switchyard:{<name>}:changes       stream, entry `<revision>-0`: id, previous (id of the change before it),
+                                      change (JSON), `write:<path>` → JSON document (empty: deleted)
+    switchyard:{<name>}:lease:<lease> hash with a time to live: holder, token
+    switchyard:{<name>}:fences        hash, lease → highest fencing token given
+
+Every change names the one before it, so a follower notices a registry that lost changes in a failover and made others
+in their place, even when the revisions look right.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from gateway.clients.registry_scripts import ACQUIRE_LEASE, COMMIT, HEAD, LOAD, RELEASE_LEASE, Script
+from gateway.clients.registry_urls import Clients, open_clients
+from gateway.domain.errors import InvalidRequest, LostRace, RegistryUnavailable, SwitchyardError
+from gateway.domain.model import Change, Entity, Snapshot, entity_from
+from gateway.system import System
+
+_QUIET_MILLISECONDS: Final = 1000
+_CHANGES_AT_ONCE: Final = 100
+# Below redis-py's limit of 100 connections, beyond which it fails instead of waiting.
+_MAX_IN_FLIGHT: Final = 32
+_REPEAT_SECONDS: Final = 3.0
+_REPEAT_PAUSE_SECONDS: Final = 0.1
+# Lua cannot unpack more than some thousand values at once; no change of ours writes more than a few.
+_MAX_WRITES: Final = 1000
+# Refusals that waiting or a failover mends, by class, or by first word where redis-py has no class for them. Any other
+# is a fault in the data or in how Redis is set up.
+_PASSING: Final = (BusyLoadingError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+_PASSING_WORDS: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED"})
+
+
+class _NoAnswer(RegistryUnavailable):
+    """The connection broke or the time ran out: what was sent may or may not have been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of the changes stream."""
+
+    revision: int
+    id: str
+    previous: str
+    writes: Mapping[str, Entity | None]
+
+
+class Registry:
+    """One registry, read and changed atomically.
+
+    Every method raises RegistryUnavailable when Redis does not answer or cannot serve just now, and SwitchyardError
+    when what Redis holds or says cannot be right, which waiting does not mend.
+    """
+
+    def __init__(self, clients: Clients, name: str, system: System) -> None:
+        self._clients = clients
+        self._system = system
+        self._slots = asyncio.Semaphore(_MAX_IN_FLIGHT)
+        self._prefix = f"switchyard:{{{name}}}"
+        self._revision_key = f"{self._prefix}:revision"
+        self._changes_key = f"{self._prefix}:changes"
+        self._keys = (self._revision_key, f"{self._prefix}:state", f"{self._prefix}:revisions", self._changes_key)
+
+    async def load(self) -> Snapshot:
+        """The whole registry at one revision."""
+        snapshot, _ = await self._load()
+        return snapshot
+
+    async def follow(self) -> AsyncGenerator[tuple[Snapshot, str], None]:
+        """The registry now, then again after every change, and unchanged after every quiet second as a sign of life.
+
+        The text says why the whole registry was read again instead of following change by change; else it is empty.
+        Revisions may be skipped when changes come fast, and go back when the registry itself did.
+        """
+        snapshot, last_id = await self._load()
+        yield snapshot, "first read"
+        while True:
+            entries = await self._changes_after(snapshot.revision)
+            if entries:
+                reason = _broken_chain(entries, snapshot.revision, last_id)
+            else:
+                reason = await self._fork(snapshot.revision, last_id)
+            if reason:
+                snapshot, last_id = await self._load()
+            elif entries:
+                writes = dict(chain.from_iterable(e.writes.items() for e in entries))
+                snapshot, last_id = snapshot.with_writes(entries[-1].revision, writes), entries[-1].id
+            yield snapshot, reason
+
+    async def commit(self, change: Change, writes: Mapping[str, Entity | None], expected: Mapping[str, int]) -> int:
+        """Write all of `writes` (None deletes) and append `change`, or do nothing; returns the new revision.
+
+        Every path in `expected` must be at that revision (0: must not exist), else LostRace. When the answer gets
+        lost the change is sent again under its id, which cannot do it twice; RegistryUnavailable says so if in the
+        end nobody knows whether it was done.
+        """
+        arguments = _commit_arguments(change, writes, expected)
+        change_id = self._system.hex(16)
+        give_up_at = self._system.monotonic() + _REPEAT_SECONDS
+        since, sent = await self._revision(), False
+        while True:
+            try:
+                since = min(since, await self._revision()) if sent else since
+                answer = await self._run(COMMIT, self._keys, change_id, since, *arguments)
+                break
+            except RegistryUnavailable as error:
+                sent = sent or isinstance(error, _NoAnswer)
+                if not sent:
+                    raise
+                if self._system.monotonic() > give_up_at:
+                    raise RegistryUnavailable(
+                        "Redis stopped answering while the change was made. Whether it was made is unknown: "
+                        "read before you repeat it.") from error
+                await asyncio.sleep(_REPEAT_PAUSE_SECONDS)
+        if answer[0] == 1:
+            return int(answer[1])
+        path, current = answer[1], int(answer[2])
+        raise LostRace(
+            f"{path} is at revision {current}, not {expected[path]}: it was changed meanwhile. Read it, then repeat.",
+            current=current)
+
+    async def history(
+        self, *, before: int | None = None, limit: int = 100, target: str | None = None,
+    ) -> list[Change]:
+        """Changes, newest first: at most `limit`, below revision `before`, and of `target` or what lies under it.
+
+        `target` is a path's beginning in whole segments: `version/acme` finds `version/acme/support/3`.
+        """
+        found: list[Change] = []
+        top = "+" if before is None else f"{max(before - 1, 0)}-0"
+        while len(found) < limit and top != "0-0":
+            page = await self._execute("XREVRANGE", self._changes_key, top, "-", "COUNT", _CHANGES_AT_ONCE)
+            changes = [_change(*pair) for pair in page]
+            found += [c for c in changes if target is None or f"{c.target}/".startswith(f"{target}/")]
+            if len(changes) < _CHANGES_AT_ONCE:
+                break
+            top = f"{changes[-1].revision - 1}-0"
+        return found[:limit]
+
+    async def acquire_lease(self, name: str, holder: str, seconds: float) -> int | None:
+        """Take or renew the lease for `seconds`: its fencing token, or None while another holds it.
+
+        The token grows with every new hold and stays while the holder renews, so that work begun under an old hold
+        can be told apart.
+        """
+        keys = (f"{self._prefix}:lease:{name}", f"{self._prefix}:fences")
+        token = await self._run(ACQUIRE_LEASE, keys, holder, max(1, round(seconds * 1000)), name)
+        return None if token is None else int(token)
+
+    async def release_lease(self, name: str, holder: str) -> None:
+        """End the lease if `holder` holds it."""
+        await self._run(RELEASE_LEASE, (f"{self._prefix}:lease:{name}",), holder)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._clients.close()
+
+    async def _load(self) -> tuple[Snapshot, str]:
+        """The registry, and the id of its latest change."""
+        revision, state, revisions, last_id = await self._run(LOAD, self._keys)
+        at = _pairs(revisions)
+        entities = {p: e for p, text in _pairs(state).items() if (e := _entity(p, text, int(at.get(p, 0))))}
+        return Snapshot.of(int(revision), entities), last_id
+
+    async def _revision(self) -> int:
+        return int(await self._execute("GET", self._revision_key) or 0)
+
+    async def _changes_after(self, revision: int) -> Sequence[_Entry]:
+        """The next changes, in order; none after a quiet second."""
+        answer = await self._execute(
+            "XREAD", "COUNT", _CHANGES_AT_ONCE, "BLOCK", _QUIET_MILLISECONDS,
+            "STREAMS", self._changes_key, f"{revision}-0")
+        return [_entry(*pair) for _, pairs in answer or () for pair in pairs]
+
+    async def _fork(self, revision: int, last_id: str) -> str:
+        """Why the registry is no longer what was followed up to `revision`; empty while it is."""
+        now, id_now = await self._run(HEAD, (self._revision_key, self._changes_key))
+        if int(now) < revision:
+            return f"the registry went back from revision {revision} to {now}"
+        if int(now) > revision:
+            return f"the changes after revision {revision} are missing; the registry is at {now}"
+        return "" if id_now == last_id else f"the registry holds another change at revision {revision}"
+
+    async def _run(self, script: Script, keys: Sequence[str], *arguments: str | int) -> Any:
+        try:
+            return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except _UnknownScript:
+            return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+
+    async def _execute(self, *command: str | int) -> Any:
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task else 0
+        async with self._slots:
+            with _translated_errors():
+                answer = await self._clients.client.execute_command(*command)
+        # redis-py sends under asyncio.wait_for, which up to Python 3.11 can swallow a cancellation (cpython#86296).
+        if task and task.cancelling() > cancelled_before:
+            raise asyncio.CancelledError
+        return answer
+
+
+def connect(url: str, registry_name: str, *, system: System | None = None) -> Registry:
+    """The registry of that name at `url` (see `open_clients`); nothing is sent yet. InvalidRequest for a bad URL."""
+    if not registry_name or not set(registry_name).isdisjoint("{}"):
+        raise InvalidRequest("A registry's name must not be empty and has no braces.", param="registry")
+    return Registry(open_clients(url), registry_name, system or System())
+
+
+class _UnknownScript(Exception):
+    """Redis has restarted or been failed over since the script was last sent."""
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except NoScriptError as error:
+        raise _UnknownScript from error
+    except (*_PASSING, ResponseError) as error:
+        if isinstance(error, _PASSING) or str(error).split(" ", 1)[0] in _PASSING_WORDS:
+            raise RegistryUnavailable(f"Redis cannot serve the registry just now: {error}") from error
+        raise SwitchyardError(f"Redis refused what the registry asked: {error}") from error
+    except (AuthenticationError, AuthorizationError) as error:
+        raise RegistryUnavailable(f"Redis does not accept the registry's credentials: {error}") from error
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise _NoAnswer(f"Redis does not answer: {error or type(error).__name__}") from error
+    except UnicodeDecodeError as error:
+        raise SwitchyardError(f"The registry holds text that is not UTF-8: {error.reason}.") from error
+
+
+def _commit_arguments(
+    change: Change, writes: Mapping[str, Entity | None], expected: Mapping[str, int],
+) -> list[str | int]:
+    if len(writes) > _MAX_WRITES:
+        raise InvalidRequest(f"One change may write {_MAX_WRITES} entities at most, not {len(writes)}.")
+    wrong = [path for path, entity in writes.items() if entity is not None and entity.path != path]
+    if wrong:
+        raise ValueError(f"entities written under paths that are not theirs: {wrong}")
+    documents = {p: "" if e is None else json.dumps(e.to_document(), allow_nan=False) for p, e in writes.items()}
+    audited = {"actor": change.actor, "action": change.action, "target": change.target, "at": change.at,
+               "detail": dict(change.detail)}
+    expectations = [part for path, revision in expected.items() for part in (path, revision)]
+    return [json.dumps(audited, allow_nan=False), len(expected), *expectations,
+            *chain.from_iterable(documents.items())]
+
+
+def _broken_chain(entries: Sequence[_Entry], revision: int, last_id: str) -> str:
+    """Why `entries` do not follow upon the change `last_id` at `revision`; empty when they do."""
+    for entry in entries:
+        if entry.revision != revision + 1:
+            return f"the changes between revisions {revision} and {entry.revision} are missing"
+        if entry.previous != last_id:
+            return f"the registry holds another change at revision {revision}"
+        revision, last_id = entry.revision, entry.id
+    return ""
+
+
+def _change(stream_id: str, fields: Mapping[str, str]) -> Change:
+    try:
+        return Change(**json.loads(fields["change"]), revision=int(stream_id.partition("-")[0]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SwitchyardError(f"The registry's change {stream_id} cannot be read: {error!r}.") from error
+
+
+def _entry(stream_id: str, fields: Mapping[str, str]) -> _Entry:
+    revision = int(stream_id.partition("-")[0])
+    documents = {name.removeprefix("write:"): text for name, text in fields.items() if name.startswith("write:")}
+    writes = {path: _entity(path, text, revision) if text else None for path, text in documents.items()}
+    return _Entry(revision, fields.get("id", ""), fields.get("previous", ""), writes)
+
+
+def _entity(path: str, text: str, revision: int) -> Entity | None:
+    try:
+        return entity_from(path, json.loads(text), revision)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SwitchyardError(f"The registry's document {path} cannot be read: {error!r}.") from error
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

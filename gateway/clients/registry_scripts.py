@@ -1,0 +1,97 @@
+"""The Lua scripts that make the registry's writes atomic; keys and arguments are named at the head of each."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the digest that Redis knows it by."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+# Keys: revision, state, revisions, changes. Answers {revision, state and revisions as flat lists, id of the latest
+# change}: all of one moment.
+LOAD: Final = Script("""
+local last = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]
+return {
+  (redis.call('GET', KEYS[1]) or 0) + 0,
+  redis.call('HGETALL', KEYS[2]),
+  redis.call('HGETALL', KEYS[3]),
+  last and last[2][2] or '',
+}
+""")
+
+# Keys: revision, changes. Answers {revision, id of the latest change}.
+HEAD: Final = Script("""
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+return {(redis.call('GET', KEYS[1]) or 0) + 0, last and last[2][2] or ''}
+""")
+
+# Keys: revision, state, revisions, changes. Arguments: id of the change, a revision seen before the change was first
+# sent, the change, number of expectations, then path and revision of each, then path and document of each write (an
+# empty document deletes). Answers {1, new revision}, or {0, path, its revision} when an expectation does not hold.
+#
+# Sent again with the same id it answers what it answered first, so a lost answer can be asked for by repeating.
+# The stream entry is written first: whatever can fail (a key of the wrong type, memory, a replica that is read-only)
+# fails there or earlier, before anything has changed; Redis takes nothing back when a script fails halfway.
+COMMIT: Final = Script("""
+local id, since, change, expectations = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+for _, entry in ipairs(redis.call('XRANGE', KEYS[4], (since + 1) .. '-0', '+')) do
+  if entry[2][2] == id then return {1, tonumber(string.match(entry[1], '^%d+'))} end
+end
+
+local first_write = 5 + 2 * expectations
+for i = 5, first_write - 1, 2 do
+  local current = tonumber(redis.call('HGET', KEYS[3], ARGV[i]) or 0)
+  if current ~= tonumber(ARGV[i + 1]) then return {0, ARGV[i], current} end
+end
+
+redis.call('HLEN', KEYS[2])
+redis.call('HLEN', KEYS[3])
+local last = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]
+local revision = (redis.call('GET', KEYS[1]) or 0) + 1
+local entry = {'id', id, 'previous', last and last[2][2] or '', 'change', change}
+for i = first_write, #ARGV, 2 do
+  entry[#entry + 1] = 'write:' .. ARGV[i]
+  entry[#entry + 1] = ARGV[i + 1]
+end
+redis.call('XADD', KEYS[4], revision .. '-0', unpack(entry))
+
+redis.call('SET', KEYS[1], revision)
+for i = first_write, #ARGV, 2 do
+  if ARGV[i + 1] == '' then
+    redis.call('HDEL', KEYS[2], ARGV[i])
+    redis.call('HDEL', KEYS[3], ARGV[i])
+  else
+    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+    redis.call('HSET', KEYS[3], ARGV[i], revision)
+  end
+end
+return {1, revision}
+""")
+
+# Keys: lease, fences. Arguments: holder, milliseconds, name of the lease. Answers the fencing token, which grows with
+# every new hold, or nil while another holds the lease.
+ACQUIRE_LEASE: Final = Script("""
+local holder = redis.call('HGET', KEYS[1], 'holder')
+if holder and holder ~= ARGV[1] then return false end
+local token = redis.call('HGET', KEYS[1], 'token')
+if not token then
+  token = redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
+  redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'token', token)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return tonumber(token)
+""")
+
+# Key: lease. Argument: holder. Only the holder can end its lease.
+RELEASE_LEASE: Final = Script("""
+if redis.call('HGET', KEYS[1], 'holder') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+""")
