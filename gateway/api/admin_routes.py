@@ -1,0 +1,128 @@
+"""What all admin routes share: who asks, how much they may send, and which revision it is about."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Depends, Header, Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Message
+
+from gateway.api.schemas import ErrorBody
+from gateway.domain.errors import BodyTooLarge, InvalidRequest
+
+OperatorCheck: TypeAlias = Callable[[Iterable[tuple[bytes, bytes]]], str]
+"""Request headers → the operator's name for the audit; NotAuthenticated."""
+MAX_JSON_BYTES = 1 << 20
+_ETAG = re.compile(r'"(0|[1-9][0-9]{0,17})"')
+
+_DESCRIPTIONS = {
+    400: "Something in the request cannot be understood; `param` names it.",
+    401: "The operator's key is missing or wrong.",
+    404: "No such thing.",
+    409: "The change contradicts what the registry holds.",
+    412: "It was changed since the revision in `If-Match`; `current_revision` and the ETag say what it is at now.",
+    413: "The body is too large.",
+    422: "The artifact was refused; `reasons` lists why.",
+    502: "A replica refused.",
+    503: "The registry or the replicas do not answer; try again after `Retry-After` seconds.",
+    "4XX": "Any other refusal.",
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+
+
+def guarded_route(check: OperatorCheck, max_bytes: int | None) -> type[APIRoute]:
+    """Routes that ask for the operator's key before anything is read, and then read at most `max_bytes` (None: leave
+    the body to the route)."""
+
+    class GuardedRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                request.state.actor = check(request.headers.raw)
+                if max_bytes is None:
+                    return await handle(request)
+                body = await read_limited(request, max_bytes)
+                return await handle(Request(request.scope, _replay(body)))
+
+            return guarded
+
+    return GuardedRoute
+
+
+async def read_limited(request: Request, max_bytes: int) -> bytes:
+    """The whole body, or BodyTooLarge."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in _within(request, max_bytes):
+        size += len(chunk)
+        if size > max_bytes:
+            raise BodyTooLarge(f"The body has more than {max_bytes} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _within(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body's chunks; BodyTooLarge before the first when the caller announced too many."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise BodyTooLarge(f"The body has {announced} bytes; at most {max_bytes} are taken.")
+    async for chunk in request.stream():
+        yield chunk
+
+
+def _replay(body: bytes) -> Callable[[], Coroutine[Any, Any, Message]]:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+async def _actor(request: Request) -> str:
+    name: str = request.state.actor
+    return name
+
+
+async def _if_match(
+    if_match: Annotated[str | None, Header(
+        alias="If-Match", description='The ETag that was read, such as "7": change only what still is at it.',
+        json_schema_extra={"pattern": f"^{_ETAG.pattern}$"})] = None,
+) -> int | None:
+    if if_match is None:
+        return None
+    found = _ETAG.fullmatch(if_match.strip())
+    if found is None:
+        raise InvalidRequest('If-Match must be one ETag as it was answered, such as "7".', param="If-Match")
+    return int(found[1])
+
+
+Actor = Annotated[str, Depends(_actor)]
+IfMatch = Annotated[int | None, Depends(_if_match)]
+
+
+def tag(response: Response, revision: int, *, written: bool = False, status: int | None = None) -> None:
+    """Say which revision the answer is of, and at which revision a write was made."""
+    response.headers["ETag"] = f'"{revision}"'
+    if written:
+        response.headers["X-Switchyard-Revision"] = str(revision)
+    if status is not None:
+        response.status_code = status
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented error answers of a route, besides those that every route has."""
+    documented: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody, "description": _DESCRIPTIONS[status]}
+                                                   for status in sorted({400, 401, *statuses})}
+    if 503 in documented:
+        documented[503]["headers"] = _RETRY_AFTER
+    return {**documented, "4XX": {"model": ErrorBody, "description": _DESCRIPTIONS["4XX"]}}
+
+
+def tagged(description: str, *, written: bool = False, model: Any = None) -> dict[str, Any]:
+    """A documented good answer with its revision headers."""
+    headers = {"ETag": {"description": "The entity's revision, for If-Match.", "schema": {"type": "string"}}}
+    if written:
+        headers["X-Switchyard-Revision"] = {
+            "description": "The registry's revision after the write.", "schema": {"type": "string"}}
+    return {"description": description, "headers": headers, **({"model": model} if model else {})}

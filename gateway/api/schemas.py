@@ -1,0 +1,419 @@
+"""Bodies of the admin API: what may be sent, and what is answered. No answer has a secret but a new key's own text."""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+)
+
+from gateway.domain import names
+from gateway.domain.errors import InvalidRequest
+from gateway.domain.fleet import ReplicaView
+from gateway.domain.model import Adapter, ApiKey, Change, Release, Replica, Tenant, Version, VersionPhase
+
+T = TypeVar("T")
+
+
+def _named(kind: str, pattern: re.Pattern[str]) -> tuple[AfterValidator, WithJsonSchema]:
+    def check(text: str) -> str:
+        try:
+            return names.check_name(kind, pattern, text)
+        except InvalidRequest as error:
+            raise ValueError(error.message) from error
+
+    schema = {"type": "string", "pattern": f"^{pattern.pattern}$"}
+    return AfterValidator(check), WithJsonSchema(schema)
+
+
+def _only_text(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("write it as text, such as 2030-01-31T12:00:00Z")
+    return value
+
+
+_TENANT, _ADAPTER, _REPLICA = (
+    _named("tenant", names.TENANT), _named("adapter", names.ADAPTER), _named("replica", names.REPLICA))
+TenantName = Annotated[str, *_TENANT]
+AdapterName = Annotated[str, *_ADAPTER]
+ReplicaName = Annotated[str, *_REPLICA]
+Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Time = Annotated[AwareDatetime, BeforeValidator(_only_text), Strict(False)]
+
+
+class In(BaseModel):
+    """What is sent: unknown fields and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Out(BaseModel):
+    """What is answered. `revision`: the registry revision at which it last changed, also its ETag."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(BaseModel, Generic[T]):
+    """A list; `has_more`: there is more of it, further on."""
+
+    data: list[T]
+    has_more: bool = False
+
+
+def example(**fields: Any) -> ConfigDict:
+    """A model's configuration with one example."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+def when(seconds: float | None) -> datetime | None:
+    """Unix seconds as a time in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def at(seconds: float) -> datetime:
+    """Unix seconds as a time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+# --- tenants and keys ------------------------------------------------------------------------------------------------
+
+
+class TenantIn(In):
+    """A new tenant."""
+
+    model_config = example(name="acme", base_access=True)
+    name: TenantName
+    base_access: bool = Field(True, description="May its keys ask for the base model by its own name?")
+
+
+class TenantPatch(In):
+    """Fields of a tenant to change."""
+
+    model_config = example(base_access=False)
+    base_access: bool | None = None
+
+
+class TenantOut(Out):
+    """A tenant."""
+
+    model_config = example(name="acme", base_access=True, created_at="2026-01-31T12:00:00Z", revision=3)
+    name: str
+    base_access: bool
+    created_at: datetime
+    revision: int
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> Self:
+        return cls(name=tenant.name, base_access=tenant.base_access, created_at=at(tenant.created_at),
+                   revision=tenant.revision)
+
+
+class KeyIn(In):
+    """A new API key."""
+
+    model_config = example(name="web shop", adapters=["support"], expires_at="2030-01-31T12:00:00Z")
+    name: Label
+    adapters: list[AdapterName] | None = Field(
+        None, max_length=1000, description="The only adapters it may use; null: all of the tenant's.")
+    expires_at: Time | None = Field(None, description="From then on it is refused; null: never.")
+
+
+class KeyOut(Out):
+    """An API key, without the key."""
+
+    model_config = example(
+        id="1f2e3d4c", tenant="acme", name="web shop", prefix="sy-1f2e3d4c", adapters=["support"],
+        created_at="2026-01-31T12:00:00Z", expires_at=None, revoked_at=None, revision=4)
+    id: str
+    tenant: str
+    name: str
+    prefix: str
+    adapters: list[str] | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    revision: int
+
+    @classmethod
+    def fields_of(cls, key: ApiKey) -> dict[str, Any]:
+        return {
+            "id": key.id, "tenant": key.tenant, "name": key.name, "prefix": key.prefix,
+            "adapters": None if key.adapters is None else list(key.adapters), "created_at": at(key.created_at),
+            "expires_at": when(key.expires_at), "revoked_at": when(key.revoked_at), "revision": key.revision,
+        }
+
+    @classmethod
+    def of(cls, key: ApiKey) -> Self:
+        return cls(**cls.fields_of(key))
+
+
+class NewKeyOut(KeyOut):
+    """An API key just created; `key` is shown here and never again."""
+
+    model_config = example(
+        key="sy-1f2e3d4c-0123456789abcdefghijklmnopqrstuvwxyzABCDEFG", id="1f2e3d4c", tenant="acme", name="web shop",
+        prefix="sy-1f2e3d4c", adapters=None, created_at="2026-01-31T12:00:00Z", expires_at=None, revoked_at=None,
+        revision=4)
+    key: str
+
+
+# --- adapters, versions, releases ------------------------------------------------------------------------------------
+
+
+class AdapterIn(In):
+    """What an adapter asks for."""
+
+    model_config = example(replicas=2)
+    replicas: int | None = Field(
+        None, ge=1, le=10_000, description="How many replicas hold its versions; null: all of the pool.")
+
+
+class AdapterOut(Out):
+    """An adapter. `last_number`: the highest version number given so far."""
+
+    model_config = example(
+        tenant="acme", name="support", replicas=None, last_number=3, created_at="2026-01-31T12:00:00Z", revision=5)
+    tenant: str
+    name: str
+    replicas: int | None
+    last_number: int
+    created_at: datetime
+    revision: int
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Self:
+        return cls(tenant=adapter.tenant, name=adapter.name, replicas=adapter.replicas,
+                   last_number=adapter.last_number, created_at=at(adapter.created_at), revision=adapter.revision)
+
+
+class VersionIn(In):
+    """Where an artifact lies."""
+
+    model_config = example(source="hf://acme/support-lora@main", base_model=None)
+    source: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")] = Field(
+        description="A folder that the gateway sees, hf://owner/name[@revision][/folder] or s3://bucket/prefix.")
+    base_model: Label | None = Field(
+        None, description="Which base model it belongs to, if its own files do not say so or name it otherwise.")
+
+
+class VersionOut(Out):
+    """A version. `effect`: largest change of a log probability that the probe saw; `noise`: the base model's own."""
+
+    model_config = example(
+        tenant="acme", adapter="support", number=3,
+        digest="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        served_name="acme/support@3-9f86d081884c", phase="ready", base_model="llama-3.1-8b", rank=16, alpha=32.0,
+        targets=["q_proj", "v_proj"], size_bytes=83886080, source="hf://acme/support-lora@main", warnings=[],
+        ignored_files=[], effect=0.8, noise=0.0, created_at="2026-01-31T12:00:00Z", phase_at="2026-01-31T12:00:02Z",
+        revision=7)
+    tenant: str
+    adapter: str
+    number: int
+    digest: str
+    served_name: str
+    phase: VersionPhase
+    base_model: str
+    rank: int
+    alpha: float
+    targets: list[str]
+    size_bytes: int
+    source: str
+    warnings: list[str]
+    ignored_files: list[str]
+    effect: float | None
+    noise: float | None
+    created_at: datetime
+    phase_at: datetime
+    revision: int
+
+    @classmethod
+    def of(cls, version: Version) -> Self:
+        fields = {**version.to_document(), "served_name": version.served_name, "revision": version.revision,
+                  "created_at": at(version.created_at), "phase_at": at(version.phase_at)}
+        return cls.model_validate(fields)
+
+
+class ReleaseIn(In):
+    """Which version takes traffic."""
+
+    model_config = example(stable=3)
+    stable: Annotated[int, Field(ge=1, le=999_999_999)] | None = Field(
+        description="A ready version's number; null: the adapter takes no traffic.")
+
+
+class ReleaseOut(Out):
+    """An adapter's release. Revision 0: none was ever set."""
+
+    model_config = example(tenant="acme", adapter="support", stable=3, revision=9)
+    tenant: str
+    adapter: str
+    stable: int | None
+    revision: int
+
+    @classmethod
+    def of(cls, release: Release) -> Self:
+        return cls(tenant=release.tenant, adapter=release.adapter, stable=release.stable, revision=release.revision)
+
+
+# --- replicas --------------------------------------------------------------------------------------------------------
+
+
+class ReplicaIn(In):
+    """A vLLM process to send requests to."""
+
+    model_config = example(name="gpu-0", url="http://10.0.0.5:8000", api_key="secret", max_in_flight=256)
+    name: ReplicaName
+    url: str = Field(
+        min_length=1, max_length=1000, description="http://host:port, https://host:port or unix:/path/to.sock")
+    api_key: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[\x21-\x7e]+$")] | None = Field(
+        None, description="The replica's own key; never shown again.")
+    artifacts_path: Annotated[str, Field(max_length=4096, pattern=r"^/[^\x00-\x1f\x7f]*$")] | None = Field(
+        None, description="Where the replica sees the artifact store; null: where the gateway does.")
+    max_in_flight: int = Field(256, ge=1, le=1_000_000, description="Requests at once before others are preferred.")
+
+
+class ReplicaOut(Out):
+    """A replica: what the registry says of it (`registered`: does it?), and what this gateway saw of it last.
+
+    `loaded`: served name → path; `exposed`: management and inference routes that answer without the replica's key.
+    """
+
+    model_config = example(
+        name="gpu-0", url="http://10.0.0.5:8000", registered=True, has_api_key=True, artifacts_path=None,
+        max_in_flight=256, created_at="2026-01-31T12:00:00Z", healthy=True, base_model="llama-3.1-8b",
+        root="/models/llama-3.1-8b", loaded={"acme/support@3-9f86d081884c": "/artifacts/9f86d081884c"},
+        busy_adapters=[], slots=8, in_flight=0, exposed=["POST /adapters"], version="0.32.0",
+        started_at="2026-01-31T11:00:00Z", last_error=None, revision=2)
+    name: str
+    url: str
+    registered: bool
+    has_api_key: bool
+    artifacts_path: str | None
+    max_in_flight: int | None
+    created_at: datetime | None
+    healthy: bool
+    base_model: str | None
+    root: str | None
+    loaded: dict[str, str]
+    busy_adapters: list[str]
+    slots: int | None
+    in_flight: int
+    exposed: list[str]
+    version: str | None
+    started_at: datetime | None
+    last_error: str | None
+    revision: int
+
+    @classmethod
+    def of(cls, known: Replica | ReplicaView, replica: Replica | None, view: ReplicaView | None) -> Self:
+        """`known` is either of both: a replica of the settings is not registered, a new one was not seen yet."""
+        return cls(
+            name=known.name, url=known.url, registered=replica is not None,
+            has_api_key=bool(replica and replica.api_key),
+            artifacts_path=replica.artifacts_path if replica else None,
+            max_in_flight=replica.max_in_flight if replica else None,
+            created_at=at(replica.created_at) if replica else None, revision=replica.revision if replica else 0,
+            **_seen(view))
+
+
+def _seen(view: ReplicaView | None) -> dict[str, Any]:
+    return {
+        "healthy": view is not None and view.healthy,
+        "base_model": view and view.base_model,
+        "root": view and view.root,
+        "loaded": dict(view.loaded) if view else {},
+        "busy_adapters": sorted(view.busy_adapters) if view else [],
+        "slots": view and view.slots,
+        "in_flight": view.in_flight if view else 0,
+        "exposed": list(view.exposed) if view else [],
+        "version": view and view.engine_version,
+        "started_at": when(view.started_at) if view else None,
+        "last_error": view and view.last_error,
+    }
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+class ChangeOut(Out):
+    """One audited write."""
+
+    model_config = example(
+        revision=9, actor="operator", action="release.set", target="release/acme/support",
+        at="2026-01-31T12:00:00Z", detail={"stable": 3, "before": 2})
+    revision: int
+    actor: str
+    action: str
+    target: str
+    at: datetime
+    detail: dict[str, Any]
+
+    @classmethod
+    def of(cls, change: Change) -> Self:
+        return cls(revision=change.revision, actor=change.actor, action=change.action, target=change.target,
+                   at=at(change.at), detail=dict(change.detail))
+
+
+class RegistryStatus(Out):
+    """`lag_seconds`: since the registry last answered."""
+
+    connected: bool
+    revision: int
+    lag_seconds: float
+
+
+class ReplicaStatus(Out):
+    """One replica in short."""
+
+    name: str
+    healthy: bool
+    base_model: str | None
+    loaded: int
+
+
+class StatusOut(Out):
+    """How this gateway stands."""
+
+    model_config = example(
+        registry={"connected": True, "revision": 9, "lag_seconds": 0.2},
+        replicas=[{"name": "gpu-0", "healthy": True, "base_model": "llama-3.1-8b", "loaded": 1}],
+        versions={"preparing": 0, "ready": 1, "retiring": 0, "retired": 0}, tenants=1, adapters=1)
+    registry: RegistryStatus
+    replicas: list[ReplicaStatus]
+    versions: dict[VersionPhase, int]
+    tenants: int
+    adapters: int
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `code` is stable. An artifact's refusal also has `reasons`, a lost race `current_revision`."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    reasons: list[str] | None = None
+    current_revision: int | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every error, through every door."""
+
+    model_config = example(error={
+        "message": "There is no tenant 'acme'. POST /admin/v1/tenants creates one.", "type": "invalid_request_error",
+        "param": "tenant", "code": "not_found"})
+    error: ErrorDetail
+
+
+def page(items: Iterable[T], *, has_more: bool = False) -> dict[str, Any]:
+    """A list as it is answered."""
+    return {"data": list(items), "has_more": has_more}

@@ -1,0 +1,205 @@
+"""The composition root: builds every object of one gateway process once, hands each what it needs, and runs them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from gateway import operator_key
+from gateway.api import errors
+from gateway.api.admin import admin_router
+from gateway.api.auth import Callers, Operators
+from gateway.api.openai import Asgi, Door, Receive, Scope, Send
+from gateway.api.ops import ops_router
+from gateway.clients import registry as registries
+from gateway.clients.artifacts import ArtifactStore
+from gateway.clients.base_model import base_model_facts
+from gateway.clients.http1 import Pool
+from gateway.clients.vllm import VllmClient
+from gateway.controlplane.catalog import Catalog
+from gateway.controlplane.changes import Changes
+from gateway.controlplane.fleet import Replicas as ReplicaCatalog
+from gateway.controlplane.leases import Leases
+from gateway.controlplane.prepare import Preparer
+from gateway.controlplane.reconciler import Reconciler
+from gateway.controlplane.releases import Releases
+from gateway.controlplane.removal import Removal
+from gateway.controlplane.secrets import share_secret
+from gateway.controlplane.tenants import Tenants
+from gateway.dataplane.ports import Engine, Wire
+from gateway.dataplane.replicas import Replicas
+from gateway.dataplane.salts import SECRET, Salts
+from gateway.dataplane.serving import Serving
+from gateway.dataplane.snapshots import DiskCopy, Snapshots
+from gateway.domain import placement
+from gateway.domain.errors import InvalidRequest, RegistryUnavailable
+from gateway.domain.model import Replica
+from gateway.domain.preflight import BaseModelFacts, Limits
+from gateway.domain.reconcile import Policy
+from gateway.settings import Settings
+from gateway.system import System
+from gateway.telemetry import Metrics, Telemetry, make_log
+
+START_SECONDS = 5.0
+SECRET_PAUSE_SECONDS = 1.0
+GAUGE_SECONDS = 1.0
+
+
+class App:
+    """One gateway process as an ASGI app. Starts and stops what it owns with the server's lifespan."""
+
+    def __init__(self, settings: Settings, system: System, log: Any) -> None:
+        if settings.redis_url is None:
+            raise InvalidRequest("SWITCHYARD_REDIS_URL is not set; 'switchyard serve' starts an embedded Valkey.")
+        settings.state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key, _ = operator_key.find_or_make(settings, system)
+        self._settings, self._system, self._log = settings, system, log
+        self._draining = False
+        self._tasks: list[asyncio.Task[Any]] = []
+
+        self._registry = registries.connect(settings.redis_url, settings.registry, system=system)
+        copy = DiskCopy(settings.state_path / f"snapshot-{settings.registry}.json", settings.registry, log)
+        self._snapshots = Snapshots(self._registry, copy, system=system, log=log)
+        self._metrics = Metrics(settings.metrics_max_series)
+        store = ArtifactStore(settings.artifacts, max_bytes=settings.max_artifact_bytes)
+        self._replicas = Replicas(
+            self._connect, store, self._metrics, log, system, static=self._static_replicas(),
+            health_interval=settings.health_interval_seconds, eject_after=settings.eject_after_failures)
+
+        self._changes = Changes(self._registry, self._snapshots, system)
+        leases = Leases(self._registry, system)
+        policy = Policy(artifacts_path=str(settings.artifacts), retire_grace=settings.retire_grace_seconds)
+        removal = Removal(self._changes, leases, self._replicas, store, policy, system)
+        preparer = Preparer(
+            self._changes, leases, self._replicas, removal, placement.choose, settings.min_effect, system)
+        self._catalog = Catalog(
+            self._changes, leases, self._replicas, store, preparer, self._base_facts,
+            Limits(max_rank=settings.max_rank), system, log)
+        self._reconciler = Reconciler(
+            self._registry, self._snapshots, self._replicas, preparer, removal, placement.choose, policy, system, log)
+
+        operators = Operators(key, reader=_text(settings.metrics_key))
+        web = FastAPI(title="Switchyard", openapi_url="/admin/v1/openapi.json", docs_url="/admin/v1/docs",
+                      redoc_url=None)
+        errors.install(web, log)
+        web.include_router(ops_router(self._readiness, self._metrics.render, operators))
+        web.include_router(admin_router(
+            Tenants(self._changes, system), self._catalog, Releases(self._changes, system),
+            ReplicaCatalog(self._changes, system), self._replicas, self._changes, operators.actor))
+        self._door = self._make_door(web)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._door(scope, receive, send)
+
+    def begin_drain(self) -> None:
+        """From now on say 'not ready', and ask callers to close their connections."""
+        self._draining = True
+
+    def _make_door(self, elsewhere: Asgi) -> Door:
+        settings, system = self._settings, self._system
+        secret = _text(settings.secret)
+        salts = Salts(lambda: self._snapshots.current, secret, system.token(32))
+        serving = Serving(
+            lambda: self._snapshots.current, self._replicas, salts, system,
+            request_seconds=settings.request_timeout_seconds)
+        return Door(
+            serving, Callers(lambda: self._snapshots.current, system), lambda: self._snapshots.current,
+            lambda: self._replicas.base_models, Telemetry(self._metrics, self._log), self._log, system,
+            max_body_bytes=settings.max_body_bytes, is_draining=lambda: self._draining, elsewhere=elsewhere)
+
+    # life
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self._start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        self._replicas.follow(self._snapshots.current)
+        self._snapshots.subscribe(self._replicas.follow)
+        self._snapshots.subscribe(self._reconciler.wake)
+        self._tasks = [
+            asyncio.create_task(self._snapshots.run(), name="snapshots"),
+            asyncio.create_task(self._reconciler.run(), name="reconciler"),
+            asyncio.create_task(self._gauge(), name="gauges"),
+        ]
+        if self._settings.secret is None:
+            self._tasks.append(asyncio.create_task(self._share_secret(), name="secret"))
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+        await self._snapshots.wait_loaded(START_SECONDS)
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._catalog.close()
+        await self._replicas.close()
+        await self._registry.close()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """A loop that ends by an error is a fault of ours: say so, loudly."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("task_died", task=task.get_name(), exc_info=error)
+
+    async def _share_secret(self) -> None:
+        while True:
+            try:
+                await share_secret(self._changes, self._system, SECRET)
+                return
+            except RegistryUnavailable:
+                await asyncio.sleep(SECRET_PAUSE_SECONDS)
+
+    # what the parts ask of the settings
+
+    def _connect(self, replica: Replica) -> tuple[Engine, Wire]:
+        wire = Pool(replica.url, api_key=replica.api_key, connect_timeout=self._settings.connect_timeout_seconds)
+        return VllmClient(replica), wire
+
+    def _static_replicas(self) -> Sequence[Replica]:
+        key = _text(self._settings.replica_api_key)
+        return [
+            Replica(name=name, url=url, created_at=self._system.now(), api_key=key)
+            for name, url in self._settings.static_replicas
+        ]
+
+    async def _base_facts(self, root: str) -> BaseModelFacts | None:
+        return await base_model_facts(self._settings.base_model or root)
+
+    def _readiness(self) -> tuple[bool, dict[str, Any]]:
+        views = self._replicas.replicas()
+        healthy = sum(view.healthy for view in views)
+        connected = self._snapshots.connected
+        if self._draining:
+            status = "draining"
+        elif not self._snapshots.loaded:
+            status = "starting"
+        else:
+            status = "ok" if connected and healthy == len(views) > 0 else "degraded"
+        return status in ("ok", "degraded"), {
+            "status": status, "registry": "connected" if connected else "unavailable",
+            "revision": self._snapshots.current.revision, "replicas": {"healthy": healthy, "total": len(views)}}
+
+    async def _gauge(self) -> None:
+        """Keep the gauges of the registry; every process writes its own, and /metrics shows the worst."""
+        while True:
+            self._metrics.revision.set(self._snapshots.current.revision)
+            self._metrics.lag.set(self._snapshots.lag_seconds)
+            await asyncio.sleep(GAUGE_SECONDS)
+
+
+def build(settings: Settings) -> App:
+    """The app of one gateway process, on the machine's own clock, logging to standard output."""
+    return App(settings, System(), make_log(settings.log_level))
+
+
+def _text(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
