@@ -1,0 +1,4 @@
+"""Stand-ins that play a real part's contract at the wire.
+
+vllm/     one vLLM replica with LoRA on      serving.py  any ASGI app on a unix socket, in a thread
+"""

@@ -1,0 +1,72 @@
+"""OpenAI's own Python client against the gateway: only `base_url` and `api_key` are changed."""
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.fixtures.yard import Yard
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+def client(yard: Yard) -> Iterator[OpenAI]:
+    key = yard.add_tenant("acme")
+    yard.add_adapter("acme", "support")
+    transport = httpx.HTTPTransport(uds=str(yard.socket))
+    with OpenAI(base_url="http://gateway/v1", api_key=key, max_retries=0,
+                http_client=httpx.Client(transport=transport)) as made:
+        yield made
+
+
+def test_a_chat_is_answered_under_the_name_that_was_asked_for(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model="support", messages=MESSAGES)  # type: ignore[arg-type]
+    assert answer.model == "support"
+    assert answer.choices[0].message.content
+    assert answer.usage and answer.usage.completion_tokens == 12
+    assert answer._request_id
+
+
+def test_a_stream_has_the_same_text_and_usage_only_when_asked(client: OpenAI) -> None:
+    whole = client.chat.completions.create(model="support", messages=MESSAGES)  # type: ignore[arg-type]
+    for options in (None, {"include_usage": True}):
+        chunks = list(client.chat.completions.create(  # type: ignore[call-overload]
+            model="support", messages=MESSAGES, stream=True, stream_options=options or openai.NOT_GIVEN))
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert text == whole.choices[0].message.content
+        assert [c.usage.completion_tokens for c in chunks if c.usage] == ([12] if options else [])
+        assert {c.model for c in chunks} == {"support"}
+
+
+def test_completions_embeddings_and_responses_are_answered(client: OpenAI) -> None:
+    assert client.completions.create(model="support", prompt="hi").choices[0].text
+    assert client.embeddings.create(model="support", input="hi", encoding_format="float").data[0].embedding
+    assert client.responses.create(model="support", input="hi").output_text
+    with client.responses.stream(model="support", input="hi") as stream:
+        assert stream.get_final_response().output_text
+
+
+def test_models_are_listed(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["support", "base"]
+    assert client.models.retrieve("support").owned_by == "acme"
+
+
+def test_errors_are_the_clients_own_classes(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="nowhere", messages=MESSAGES)  # type: ignore[arg-type]
+    assert missing.value.code == "model_not_found"
+    assert missing.value.param == "model"
+    with pytest.raises(openai.BadRequestError) as too_long:
+        client.chat.completions.create(model="support", messages=MESSAGES, max_tokens=999_999)  # type: ignore[arg-type]
+    assert too_long.value.type == "BadRequestError"
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="sy-00000000-wrong").models.list()
+
+
+def test_a_stream_that_breaks_off_raises(client: OpenAI, yard: Yard) -> None:
+    yard.fakes["r0"].behave(drop_after=3)
+    with pytest.raises(openai.APIError, match="broke the stream off"):
+        list(client.chat.completions.create(model="support", messages=MESSAGES, stream=True))  # type: ignore[call-overload]
