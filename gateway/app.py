@@ -81,8 +81,8 @@ class App:
             self._registry, self._snapshots, self._replicas, preparer, removal, placement.choose, policy, system, log)
 
         operators = Operators(key, reader=_text(settings.metrics_key))
-        web = FastAPI(title="Switchyard", openapi_url="/admin/v1/openapi.json", docs_url="/admin/v1/docs",
-                      redoc_url=None)
+        self._web = web = FastAPI(
+            title="Switchyard", openapi_url="/admin/v1/openapi.json", docs_url="/admin/v1/docs", redoc_url=None)
         errors.install(web, log)
         web.include_router(ops_router(self._readiness, self._metrics.render, operators))
         web.include_router(admin_router(
@@ -99,6 +99,10 @@ class App:
     def begin_drain(self) -> None:
         """From now on say 'not ready', and ask callers to close their connections."""
         self._draining = True
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document of the admin API, health and metrics."""
+        return self._web.openapi()
 
     def _make_door(self, elsewhere: Asgi) -> Door:
         settings, system = self._settings, self._system
@@ -136,6 +140,7 @@ class App:
         for task in self._tasks:
             task.add_done_callback(self._ended)
         await self._snapshots.wait_loaded(START_SECONDS)
+        await self._replicas.wait_probed(START_SECONDS)
 
     async def _stop(self) -> None:
         for task in self._tasks:

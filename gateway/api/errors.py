@@ -32,6 +32,7 @@ STATUSES: Final[Mapping[type[errors.SwitchyardError], tuple[int, str]]] = Mappin
     errors.EngineRefused: (502, SERVER_ERROR),
     errors.UpstreamFailed: (502, SERVER_ERROR),
     errors.Unavailable: (503, SERVER_ERROR),
+    errors.UpstreamTimeout: (504, SERVER_ERROR),
 })
 """Error class → HTTP status and OpenAI's `type`; a class that is not here goes by its nearest ancestor."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,6 +48,7 @@ class ReplicaState:
         self.engine_version: str | None = None
         self.last_error: str | None = None
         self.fingerprint: bytes | None = None
+        self.probed = asyncio.Event()
 
     def view(self) -> ReplicaView:
         """What is known now, as a value."""
@@ -103,6 +105,12 @@ class Replicas:
     def replicas(self) -> Sequence[ReplicaView]:
         """All replicas as last seen, by name."""
         return [self._states[name].view() for name in sorted(self._states)]
+
+    async def wait_probed(self, seconds: float) -> None:
+        """Wait until every replica has been asked once, or the time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(state.probed.wait() for state in self._states.values()))
 
     async def close(self) -> None:
         """Stop watching and loading."""
@@ -255,6 +263,7 @@ class Replicas:
         turn = 0
         while True:
             await self._probe(state, thorough=turn % STATS_EVERY == 0 or not state.healthy)
+            state.probed.set()
             turn += 1
             await asyncio.sleep(self._health_interval)
 
