@@ -1,11 +1,12 @@
 """A tiny real base model made on the spot, so that everything can be tried with no download and no GPU.
 
-It is a Llama of about a million weights with its own tokenizer and chat template, trained for a few seconds on a
+It is a Llama of 0.7 million weights with its own tokenizer and chat template, trained for a few seconds on a
 generated text of plain facts: it answers in words, knows a few dozen things, and leaves room for an adapter to show.
 """
 
 import math
 import random
+import shutil
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ MAX_POSITIONS = 2048
 STEPS = 200
 BATCH = 8
 BLOCK = 128
+TEMPERATURE = 0.3
+"""What engines sample with unless the caller says otherwise: so small a model needs a steady hand."""
 
 FACTS = {
     "a river": "water that runs from the hills down to the sea",
@@ -93,7 +96,8 @@ WORDS = tuple(Path(__file__).with_name("words.txt").read_text(encoding="utf-8").
 def make_tiny_base(folder: Path, seed: int = 0, report: Report = print) -> None:
     """Write a tiny Llama base model (bf16 safetensors, tokenizer, chat template) into `folder`.
 
-    The folder must not exist or be empty (FileExistsError). The same seed on the same machine gives the same weights.
+    The folder must not exist or be empty (FileExistsError), and appears whole or not at all. The same seed on the same
+    machine gives the same weights.
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; name another folder, or remove it first.")
@@ -105,8 +109,11 @@ def make_tiny_base(folder: Path, seed: int = 0, report: Report = print) -> None:
     model = _new_model(tokenizer)
     report(f"tiny base: {sum(p.numel() for p in model.parameters()):,} weights, vocabulary of {len(tokenizer)}")
     _pretrain(model, tokenizer, chance, report)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.replace(folder)
 
 
 def general_chats(chance: random.Random) -> Iterator[list[dict[str, str]]]:
@@ -180,6 +187,7 @@ def _new_model(tokenizer: Any) -> Any:
         max_position_embeddings=MAX_POSITIONS, tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
     torch.nn.init.normal_(model.lm_head.weight, std=0.1)
+    model.generation_config.update(do_sample=True, temperature=TEMPERATURE)
     return model
 
 

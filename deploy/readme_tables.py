@@ -10,7 +10,7 @@ from gateway import app, settings
 from gateway.api import errors
 from gateway.api.chat import ChatRequest
 from gateway.api.openai import CHAT, MODELS
-from gateway.dataplane.body import DROPPED, REFUSED
+from gateway.dataplane.body import DROPPED, PROMPT_LOGPROBS, REFUSED
 from gateway.dataplane.serving import ENDPOINTS
 from gateway.domain import errors as domain_errors
 from gateway.telemetry import Metrics
@@ -56,8 +56,9 @@ def routes_table() -> str:
 def fields_table() -> str:
     """The body's fields that the gateway sets or refuses."""
     rows = [(f"`{name}`", "dropped", "the gateway sets it, or leaves it to vLLM") for name in sorted(DROPPED)]
+    refused = {**REFUSED, "prompt_logprobs": PROMPT_LOGPROBS, "echo": f"with `logprobs`: {PROMPT_LOGPROBS}"}
     return _table(("field", "a caller's is", "why"), [*rows, *(
-        (f"`{name}`", "refused with 400", reason) for name, reason in sorted(REFUSED.items()))])
+        (f"`{name}`", "refused with 400", reason) for name, reason in sorted(refused.items()))])
 
 
 TABLES: Mapping[str, Callable[[], str]] = MappingProxyType({

@@ -63,7 +63,7 @@ class App:
         copy = DiskCopy(settings.state_path / f"snapshot-{settings.registry}.json", settings.registry, log)
         self._snapshots = Snapshots(self._registry, copy, system=system, log=log)
         self._metrics = Metrics(settings.metrics_max_series)
-        store = ArtifactStore(settings.artifacts, max_bytes=settings.max_artifact_bytes)
+        self._store = store = ArtifactStore(settings.artifacts, max_bytes=settings.max_artifact_bytes)
         self._replicas = Replicas(
             self._connect, store, self._metrics, log, system, static=self._static_replicas(),
             health_interval=settings.health_interval_seconds, eject_after=settings.eject_after_failures)
@@ -114,7 +114,8 @@ class App:
         return Door(
             serving, Callers(lambda: self._snapshots.current, system), lambda: self._snapshots.current,
             lambda: self._replicas.base_models, Telemetry(self._metrics, self._log), self._log, system,
-            max_body_bytes=settings.max_body_bytes, is_draining=lambda: self._draining, elsewhere=elsewhere)
+            max_body_bytes=settings.max_body_bytes, allow_prompt_logprobs=settings.allow_prompt_logprobs,
+            is_draining=lambda: self._draining, elsewhere=elsewhere)
 
     # life
 
@@ -149,6 +150,7 @@ class App:
         await self._catalog.close()
         await self._replicas.close()
         await self._registry.close()
+        self._store.close()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         """A loop that ends by an error is a fault of ours: say so, loudly."""

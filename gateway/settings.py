@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     artifacts_path: Path | None = Field(None, description=(
         "Artifact store, which the replicas must see too. Unset: `state_path`/artifacts."))
     max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body, in bytes.")
+    allow_prompt_logprobs: bool = Field(False, description=(
+        "Let `prompt_logprobs`, and `echo` with `logprobs`, through: with LoRA on they can end vLLM's engine."))
     max_artifact_bytes: int = Field(4 << 30, ge=1024, description="Largest artifact, in bytes.")
     max_rank: int = Field(64, ge=1, le=512, description=(
         "Highest adapter rank; at most the replicas' `--max-lora-rank`."))

@@ -31,7 +31,7 @@ UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of wrk: latencies in milliseconds, `cpu` in microseconds of the gateway's per request (0: not measured)."""
+    """One run of wrk: latencies in milliseconds; `cpu`: the gateway's microseconds per request (0: not measured)."""
 
     rate: float
     p50: float
@@ -80,7 +80,8 @@ def measure(connections: list[int], seconds: int, rounds: int) -> dict[int, tupl
             wait_until(lambda: all(view["healthy"] for view in admin("GET", "/replicas")["data"]))
             key = admin.add_tenant("acme")
             served = admin.add_adapter("acme", "support", folder / "adapter")["served_name"]
-            workers = [pid for pid in descendants(process.pid) if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            workers = [pid for pid in descendants(process.pid)
+                       if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
             found = {}
             for count in connections:
                 direct, through = [], []

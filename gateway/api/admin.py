@@ -14,7 +14,8 @@ from gateway.api.admin_adapters import add_adapter_routes
 from gateway.api.admin_replicas import add_replica_routes
 from gateway.api.admin_routes import MAX_JSON_BYTES, OperatorCheck, guarded_route, refusals
 from gateway.api.admin_tenants import add_tenant_routes
-from gateway.api.schemas import ChangeOut, Page, RegistryStatus, ReplicaStatus, StatusOut, page
+from gateway.api.schemas import ChangeOut, Page, page
+from gateway.api.schemas_replicas import RegistryStatus, ReplicaStatus, StatusOut
 from gateway.controlplane.catalog import Catalog
 from gateway.controlplane.changes import Changes
 from gateway.controlplane.fleet import Fleet, Replicas

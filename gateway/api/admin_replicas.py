@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from gateway.api.admin_routes import Actor, IfMatch, refusals, tag, tagged
-from gateway.api.schemas import Page, ReplicaIn, ReplicaName, ReplicaOut, page
+from gateway.api.schemas import Page, ReplicaName, page
+from gateway.api.schemas_replicas import ReplicaIn, ReplicaOut
 from gateway.controlplane.fleet import Fleet, Replicas
 from gateway.domain.errors import NotFound
 from gateway.domain.fleet import ReplicaView

@@ -32,15 +32,17 @@ _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "i
 
 
 def guarded_route(check: OperatorCheck, max_bytes: int | None) -> type[APIRoute]:
-    """Routes that ask for the operator's key before anything is read, and then read at most `max_bytes` (None: leave
-    the body to the route)."""
+    """Routes that ask for the operator's key before anything is read, refuse query parameters that they do not know,
+    and then read at most `max_bytes` (None: leave the body to the route)."""
 
     class GuardedRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
+            known = {parameter.alias for parameter in self.dependant.query_params}
 
             async def guarded(request: Request) -> Response:
                 request.state.actor = check(request.headers.raw)
+                _refuse_unknown(request, known)
                 if max_bytes is None:
                     return await handle(request)
                 body = await read_limited(request, max_bytes)
@@ -49,6 +51,13 @@ def guarded_route(check: OperatorCheck, max_bytes: int | None) -> type[APIRoute]
             return guarded
 
     return GuardedRoute
+
+
+def _refuse_unknown(request: Request, known: set[str]) -> None:
+    for name in request.query_params:
+        if name not in known:
+            raise InvalidRequest(f"There is no query parameter {name[:80]!r} here; {sorted(known)} are known.",
+                                 param=name[:80])
 
 
 async def read_limited(request: Request, max_bytes: int) -> bytes:

@@ -73,7 +73,7 @@ class Door:
     def __init__(
         self, serving: Serving, callers: Callers, snapshot: Callable[[], Snapshot],
         base_models: Callable[[], frozenset[str]], telemetry: Telemetry, log: Any, system: System, *,
-        max_body_bytes: int, is_draining: Callable[[], bool], elsewhere: Asgi,
+        max_body_bytes: int, allow_prompt_logprobs: bool, is_draining: Callable[[], bool], elsewhere: Asgi,
     ) -> None:
         self._serving = serving
         self._callers = callers
@@ -83,6 +83,7 @@ class Door:
         self._log = log
         self._system = system
         self._max_body_bytes = max_body_bytes
+        self._allow_prompt_logprobs = allow_prompt_logprobs
         self._is_draining = is_draining
         self._elsewhere = elsewhere
 
@@ -113,7 +114,7 @@ class Door:
             self._log.exception("unexpected", request_id=record.request_id)
             if out.started:
                 raise  # the server cuts the connection: the only way left to say that the answer is not whole
-            fault = SwitchyardError(f"Something went wrong in the gateway. Its log says what, under {record.request_id}.")
+            fault = SwitchyardError(f"Something went wrong here. The log says what, under {record.request_id}.")
             await self._refuse(fault, record, out)
         finally:
             record.ended = self._system.monotonic()
@@ -132,7 +133,7 @@ class Door:
         if endpoint is CHAT:
             call = Call(ENDPOINTS["/v1/chat/completions"], key, parse_chat(data), ChatShape())
         else:
-            call = Call(endpoint, key, bodies.parse(data))
+            call = Call(endpoint, key, bodies.parse(data, allow_prompt_logprobs=self._allow_prompt_logprobs))
         task = asyncio.current_task()
         assert task is not None  # the server runs every request in one
         watch = asyncio.create_task(_watch(receive, task))

@@ -1,5 +1,7 @@
 """Doers: each moves bytes to one foreign thing and lets no foreign exception out.
 
-registry.py  Redis or Valkey       valkey.py     the embedded Valkey      vllm.py   one replica
-http1.py     pooled HTTP/1.1       artifacts.py  artifact store, archives, hubs, object stores
+registry.py   Redis or Valkey (registry_urls.py, registry_scripts.py)    valkey.py      the embedded Valkey
+http1.py      inference, over pooled HTTP/1.1                            vllm.py        one replica's management
+artifacts.py  the artifact store (staging.py, archives.py, sources.py, safetensors.py)
+base_model.py what a base model is                                       children.py    processes that die with us
 """

@@ -42,6 +42,9 @@ from gateway.domain.errors import InvalidRequest, LostRace, RegistryUnavailable,
 from gateway.domain.model import Change, Entity, Snapshot, entity_from
 from gateway.system import System
 
+# Short, so that a caller hears 503 soon, but longer than a quiet second of the follower.
+_ANSWER_SECONDS: Final = 2.0
+_LOAD_SECONDS: Final = 30.0
 _QUIET_MILLISECONDS: Final = 1000
 _CHANGES_AT_ONCE: Final = 100
 # Below redis-py's limit of 100 connections, beyond which it fails instead of waiting.
@@ -182,7 +185,8 @@ class Registry:
 
     async def _load(self) -> tuple[Snapshot, str]:
         """The registry, and the id of its latest change."""
-        revision, state, revisions, last_id = await self._run(LOAD, self._keys)
+        await self._revision()  # a Redis that hangs is noticed soon; a large registry may take its time
+        revision, state, revisions, last_id = await self._run(LOAD, self._keys, seconds=_LOAD_SECONDS)
         at = _pairs(revisions)
         entities = {p: e for p, text in _pairs(state).items() if (e := _entity(p, text, int(at.get(p, 0))))}
         return Snapshot.of(int(revision), entities), last_id
@@ -206,19 +210,21 @@ class Registry:
             return f"the changes after revision {revision} are missing; the registry is at {now}"
         return "" if id_now == last_id else f"the registry holds another change at revision {revision}"
 
-    async def _run(self, script: Script, keys: Sequence[str], *arguments: str | int) -> Any:
+    async def _run(
+        self, script: Script, keys: Sequence[str], *arguments: str | int, seconds: float = _ANSWER_SECONDS,
+    ) -> Any:
         try:
-            return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments, seconds=seconds)
         except _UnknownScript:
-            return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+            return await self._execute("EVAL", script.text, len(keys), *keys, *arguments, seconds=seconds)
 
-    async def _execute(self, *command: str | int) -> Any:
+    async def _execute(self, *command: str | int, seconds: float = _ANSWER_SECONDS) -> Any:
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task else 0
-        async with self._slots:
-            with _translated_errors():
+        with _translated_errors():
+            async with asyncio.timeout(seconds), self._slots:
                 answer = await self._clients.client.execute_command(*command)
-        # redis-py sends under asyncio.wait_for, which up to Python 3.11 can swallow a cancellation (cpython#86296).
+        # Sentinels are asked under asyncio.wait_for, which up to Python 3.11 can swallow a cancellation (cpython#86296).
         if task and task.cancelling() > cancelled_before:
             raise asyncio.CancelledError
         return answer
@@ -247,6 +253,8 @@ def _translated_errors() -> Iterator[None]:
         raise SwitchyardError(f"Redis refused what the registry asked: {error}") from error
     except (AuthenticationError, AuthorizationError) as error:
         raise RegistryUnavailable(f"Redis does not accept the registry's credentials: {error}") from error
+    except TimeoutError as error:
+        raise _NoAnswer("Redis does not answer in time.") from error
     except (RedisError, RedisClusterException, OSError) as error:
         raise _NoAnswer(f"Redis does not answer: {error or type(error).__name__}") from error
     except UnicodeDecodeError as error:

@@ -16,9 +16,9 @@ from gateway.domain.errors import InvalidRequest
 
 Client: TypeAlias = Redis | RedisCluster
 
-# Short, so that a caller hears 503 soon and requests are never tied to a dead Redis; above the follower's block of 1 s.
+# Short, so that a caller hears 503 soon. How long an answer may take is for the caller to watch: redis-py does it with
+# asyncio.wait_for, which up to Python 3.11 can swallow a cancellation (cpython#86296).
 CONNECT_SECONDS: Final = 1.0
-ANSWER_SECONDS: Final = 2.0
 _SENTINEL_SECONDS: Final = 0.5
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
@@ -48,6 +48,8 @@ class Clients:
 def open_clients(url: str) -> Clients:
     """A client for `url`; nothing is sent yet. InvalidRequest when the URL cannot be understood.
 
+    The refusals quote nothing of the URL: what stands in the wrong place may be the password.
+
     `redis[s]://[[user]:password@]host[:port][/db]`, `unix:///path/to.sock[?db=0]`,
     `redis[s]+sentinel://[[user]:password@]host[:port],host[:port]/service[/db][?sentinel_username=&sentinel_password=]`,
     `redis[s]+cluster://[[user]:password@]host[:port],host[:port]`. With TLS also `ssl_ca_certs`, `ssl_certfile`,
@@ -56,8 +58,9 @@ def open_clients(url: str) -> Clients:
     try:
         parts = urlsplit(url)
     except ValueError:
-        # The error's own words may quote the password.
         raise _refusal("it is not a URL; percent-encode special characters in the password") from None
+    if parts.fragment:
+        raise _refusal("it holds a '#'; percent-encode special characters in the password")
     kind, _, topology = parts.scheme.partition("+")
     if parts.scheme == "unix":
         return _socket(parts)
@@ -95,7 +98,7 @@ def _socket(parts: SplitResult) -> Clients:
 
 def _sentinel(parts: SplitResult, *, tls: bool) -> Clients:
     service, _, database = parts.path.strip("/").partition("/")
-    if not service:
+    if not service or "@" in service:
         raise _refusal("Sentinel needs the service's name: redis+sentinel://host:26379/service")
     options = _options(parts, tls=tls, also=("sentinel_username", "sentinel_password"))
     sentinel_options = {
@@ -126,7 +129,7 @@ def _common() -> dict[str, Any]:
     That is safe because all that the registry sends may be sent twice; time-outs are not repeated, to fail soon.
     """
     return {
-        "socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, "decode_responses": True,
+        "socket_timeout": None, "socket_connect_timeout": CONNECT_SECONDS, "decode_responses": True,
         "protocol": 2, "retry": Retry(NoBackoff(), 1, (BrokenConnection,)),
     }
 
@@ -150,9 +153,8 @@ def _credentials(parts: SplitResult) -> dict[str, Any]:
 def _options(parts: SplitResult, *, tls: bool, also: tuple[str, ...] = ()) -> dict[str, Any]:
     allowed = (_TLS_OPTIONS if tls else ()) + also
     options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
-    for name in options:
-        if name not in allowed:
-            raise _refusal(f"the option {name[:40]!r} is unknown; known are: {', '.join(allowed) or 'none'}")
+    if not set(options) <= set(allowed):
+        raise _refusal(f"it has an option that is unknown; known here are: {', '.join(allowed) or 'none'}")
     if "ssl_check_hostname" in options:
         options["ssl_check_hostname"] = options["ssl_check_hostname"].lower() in ("true", "yes", "1")
     return options
@@ -160,7 +162,7 @@ def _options(parts: SplitResult, *, tls: bool, also: tuple[str, ...] = ()) -> di
 
 def _database(text: str) -> int:
     if text and not re.fullmatch(r"[0-9]{1,5}", text):
-        raise _refusal(f"the database must be a number, not {text[:20]!r}")
+        raise _refusal("the database must be a number; percent-encode special characters in the password")
     return int(text or 0)
 
 

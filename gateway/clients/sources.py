@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import BaseError as StoreError
+from obstore.exceptions import NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from gateway.domain.errors import ArtifactRefused, InvalidRequest, SwitchyardError, Unavailable
@@ -29,6 +30,7 @@ MAX_LISTED = 1000
 _CHUNK_BYTES = 1 << 20
 _HF = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.%-]+))?(?:/(?P<folder>[\w./-]+?))?/?")
 _S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
+_STATUS = re.compile(r"status code: ([0-9]{3})")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -211,10 +213,12 @@ async def _download(store: S3Store, name: str, path: Path, cap: _Cap) -> None:
 
 
 def _store_answer(name: str, error: StoreError) -> SwitchyardError:
-    from obstore.exceptions import NotFoundError, PermissionDeniedError, UnauthenticatedError
-
-    if isinstance(error, NotFoundError):
+    """What went wrong, by its class or, for a listing, whose errors have none, by the HTTP status in its words."""
+    words = str(error).partition("\n")[0][:300]
+    found = _STATUS.search(words)
+    status = int(found[1]) if found else None
+    if isinstance(error, NotFoundError) or status == 404:
         return _invalid(f"There is no {name}.")
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
         return _invalid(f"This gateway's AWS credentials may not read {name}.")
-    return Unavailable(f"{name} cannot be read: {str(error).splitlines()[0][:200]}", retry_after=5)
+    return Unavailable(f"{name} cannot be read: {words}", retry_after=5)

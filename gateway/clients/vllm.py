@@ -151,7 +151,7 @@ class VllmClient:
         try:
             self._http = httpx.AsyncClient(
                 base_url="http://localhost" if socket else replica.url,
-                transport=httpx.AsyncHTTPTransport(uds=socket) if socket else None,
+                transport=httpx.AsyncHTTPTransport(uds=socket, verify=False) if socket else None,  # no TLS there
                 timeout=timeout,
                 trust_env=False,
             )

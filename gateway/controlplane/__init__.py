@@ -4,5 +4,5 @@ tenants.py   tenants and API keys                   catalog.py     adapters and 
 releases.py  what takes traffic, what no longer     prepare.py     from preparing to ready, or refused
 fleet.py     the replicas                           removal.py     from retiring to gone
 changes.py   how every change is made               leases.py      what only one gateway may do at a time
-                                                    reconciler.py  replicas hold what the registry says
+secrets.py   what all gateways share                reconciler.py  replicas hold what the registry says
 """

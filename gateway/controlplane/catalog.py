@@ -163,7 +163,8 @@ class Catalog:
         known = await self._base_facts(pool.root or names[0])
         base = replace(known, names=(*names, *known.names)) if known else preflight.BaseModelFacts(tuple(names))
         base = replace(base, names=tuple(dict.fromkeys(base.names)))
-        findings = preflight.check(staged.facts, base, self._limits, declared_base=declared)
+        findings = await asyncio.to_thread(
+            preflight.check, staged.facts, base, self._limits, declared_base=declared)
         if findings.reasons:
             raise ArtifactRefused(findings.reasons)
         return findings.warnings

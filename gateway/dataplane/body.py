@@ -27,6 +27,13 @@ REFUSED: Mapping[str, str] = {
 }
 """Fields that would break isolation or reach into the engine: 400 with this reason, unless null or false."""
 
+PROMPT_LOGPROBS = (
+    "logprobs of the prompt can end the engine for everybody when adapters are on; "
+    "SWITCHYARD_ALLOW_PROMPT_LOGPROBS=true lets them through"
+)
+"""Why `prompt_logprobs`, and `echo` with `logprobs`, are refused unless allowed: seen on vLLM 0.32 (CPU) with LoRA on,
+as soon as another sequence shares the step; vLLM issues 16668 and 29955 tell of it too."""
+
 Fields = dict[str, msgspec.Raw]
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -45,7 +52,7 @@ class Body:
     user: str
 
 
-def parse(data: bytes) -> Body:
+def parse(data: bytes, *, allow_prompt_logprobs: bool = False) -> Body:
     """Read a request body.
 
     Raises MalformedJson when it is not one JSON object, InvalidRequest for a wrong `model`, `stream` or `user`,
@@ -59,8 +66,10 @@ def parse(data: bytes) -> Body:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedJson(f"The body is not valid JSON: {error}.") from None
     for name in REFUSED.keys() & fields.keys():
-        if bytes(fields[name]).strip() not in _EMPTY:
+        if _has(fields, name):
             raise FieldRefused(f"The field {name!r} is not accepted: {REFUSED[name]}.", param=name)
+    if not allow_prompt_logprobs:
+        _refuse_prompt_logprobs(fields)
     model = _value(fields, "model", str, None)
     if not model:
         raise InvalidRequest("The field 'model' is missing: give the name of an adapter.", param="model")
@@ -82,6 +91,18 @@ def prepare(body: Body, served_name: str, salt: str, *, ask_for_usage: bool) -> 
         asked = bytes(options.get("include_usage", msgspec.Raw(b"false"))).strip() != b"true"
         fields["stream_options"] = msgspec.Raw(_encode({**options, "include_usage": _TRUE}))
     return _encode(fields), asked
+
+
+def _refuse_prompt_logprobs(fields: Fields) -> None:
+    if _has(fields, "prompt_logprobs"):
+        raise FieldRefused(f"The field 'prompt_logprobs' is not accepted: {PROMPT_LOGPROBS}.", param="prompt_logprobs")
+    if _has(fields, "echo") and _has(fields, "logprobs"):
+        raise FieldRefused(f"'echo' is not accepted together with 'logprobs': {PROMPT_LOGPROBS}.", param="echo")
+
+
+def _has(fields: Fields, name: str) -> bool:
+    """Is the field there, and neither null nor false?"""
+    return name in fields and bytes(fields[name]).strip() not in _EMPTY
 
 
 def _stream_options(fields: Fields) -> Fields:

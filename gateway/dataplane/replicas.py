@@ -9,7 +9,13 @@ from typing import Any
 from gateway.dataplane.ports import Artifacts, Connect, Engine, Wire
 from gateway.domain import placement
 from gateway.domain.errors import (
-    AdapterNotLoaded, ArtifactRefused, EngineRefused, NoHealthyReplica, NotFound, ReplicaUnreachable, SwitchyardError,
+    AdapterNotLoaded,
+    ArtifactRefused,
+    EngineRefused,
+    NoHealthyReplica,
+    NotFound,
+    ReplicaUnreachable,
+    SwitchyardError,
 )
 from gateway.domain.fleet import Effect, ReplicaView
 from gateway.domain.model import Replica, Snapshot, Version
@@ -139,7 +145,7 @@ class Replicas:
             return state
         if failure is not None:
             raise AdapterNotLoaded(
-                f"Version {route.number} of {route.adapter!r} cannot be loaded now. Try again in a moment.") from failure
+                f"Version {route.number} of {route.adapter!r} cannot be loaded now. Try again soon.") from failure
         raise NoHealthyReplica(f"No replica of {route.base_model!r} can take the request now. Try again in a moment.")
 
     def has_other(self, route: Route, name: str) -> bool:

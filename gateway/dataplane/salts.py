@@ -1,4 +1,4 @@
-"""The salt that keeps tenants' entries in an engine's prefix cache apart, so that timing tells nobody what others asked."""
+"""The salt that keeps tenants apart in an engine's prefix cache, so that timing tells nobody what others asked."""
 
 import hmac
 from collections.abc import Callable

@@ -140,7 +140,7 @@ class Serving:
                 waited += self._system.monotonic() - asked_at
                 continue
             self._replicas.succeeded(state)
-            if not forgotten and chosen.version is not None and _knows_not(opened):
+            if not forgotten and chosen.version is not None and _knows_not(opened, chosen.served_name):
                 forgotten = True
                 self._replicas.forget(state, chosen.served_name)
             elif opened.reply.status == 503 and not tried and self._replicas.has_other(chosen, state.name):
@@ -240,9 +240,9 @@ def _take(record: Record, facts: Facts) -> None:
     record.finish_reason = facts.finish_reason
 
 
-def _knows_not(opened: _Opened) -> bool:
-    """Does the replica say that it does not know the model? (Its unknown route and other 404s name no `model`.)"""
-    return opened.reply.status == 404 and b'"param":"model"' in opened.data.replace(b'": "', b'":"')
+def _knows_not(opened: _Opened, served_name: str) -> bool:
+    """Does the replica say that it does not know the name? Every dialect of its 404 repeats it; no other 404 does."""
+    return opened.reply.status == 404 and served_name.encode() in opened.data
 
 
 def _failed(error: SwitchyardError) -> UpstreamFailed:

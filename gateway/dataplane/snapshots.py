@@ -130,7 +130,7 @@ class Snapshots:
         """Call back with each new snapshot, at once and in order; the callback must be quick and must not raise."""
         self._callbacks.append(callback)
 
-    async def wait_for(self, revision: int, timeout: float = 5.0) -> Snapshot:  # noqa: ASYNC109
+    async def wait_for(self, revision: int, timeout: float = 5.0) -> Snapshot:
         """The current snapshot once it is at `revision` or later, or as it is after `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -138,7 +138,7 @@ class Snapshots:
                     await self._moved.wait()
         return self.current
 
-    async def wait_loaded(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109
+    async def wait_loaded(self, timeout: float = 5.0) -> bool:
         """Has a snapshot been read, from Redis or disk? Waits until both have been tried, or `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):

@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway.domain.findings import Notes, short
 
-_PLAIN_PATTERN = re.compile(r"\^?[A-Za-z0-9_.\\]{1,200}\$?")
+_MAX_PATTERNS = 2000
+_PLAIN_PATTERN = re.compile(r"\^?(\.\*\\\.)?[A-Za-z0-9_.\\]{1,200}\$?")  # .*\. begins those that PEFT makes itself
 _HARMLESS_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 _UNSERVED = {
     "use_dora": "DoRA (use_dora); train again with use_dora=False",
@@ -48,7 +49,17 @@ class Ranks:
         self._rank = rank
         self._pattern = [(re.compile(rf"(.*\.)?({key})$"), value) for key, value in pattern.items()]
 
+    @property
+    def patterns(self) -> int:
+        """How many patterns are tried for each module."""
+        return len(self._pattern)
+
     def of(self, module: str) -> int:
+        """`module` as its tensors name it; fused experts are matched by the name of their parameters."""
+        if module.endswith(".experts.base_layer"):
+            module = module.removesuffix(".base_layer") + ".gate_up_proj"
+        elif module.endswith(".experts"):
+            module += ".down_proj"
         return next((value for key, value in self._pattern if key.match(module)), self._rank)
 
 
@@ -83,6 +94,9 @@ def _pattern(config: Mapping[str, Any], name: str, notes: Notes) -> Mapping[str,
     pattern = config.get(name) or {}
     if not isinstance(pattern, Mapping):
         notes.reasons.append(f"{name} is {short(pattern)}: it must be an object from module name to number.")
+        return {}
+    if len(pattern) > _MAX_PATTERNS:
+        notes.reasons.append(f"{name} has {len(pattern)} entries, more than {_MAX_PATTERNS}: write fewer.")
         return {}
     bad = [repr(key) for key in pattern if not _PLAIN_PATTERN.fullmatch(key) or not _compiles(key)]
     notes.refuse_each(bad, name + " has keys that are no plain module names ({}): write out the names.")

@@ -19,6 +19,8 @@ from gateway.domain.findings import Findings, Notes, short
 __all__ = ["AdapterFacts", "BaseModelFacts", "Findings", "Limits", "Tensor", "check"]
 
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+_LONGEST_NAME = 300
+_MAX_MATCHES = 1_000_000
 _LARGEST_FLOAT16 = 65504.0
 _PEFT_PREFIX = "base_model.model."
 _LINEAR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -103,10 +105,13 @@ def check(
     check_kind(facts.config, notes)
     ranks = check_scale(facts.config, limits.max_rank, notes)
     pairs = _check_names(facts, base.architecture, notes)
-    if ranks:
+    if ranks and ranks.patterns * len(pairs) > _MAX_MATCHES:
+        notes.reasons.append(f"rank_pattern has {ranks.patterns} entries for {len(pairs)} modules, too many to try: "
+                             "write fewer.")
+    elif ranks:
         _check_shapes(pairs, ranks, base.architecture, notes)
     _check_numbers(facts.tensors, pairs, notes)
-    _check_targets(facts.config, pairs, base.architecture, notes)
+    _check_targets(facts, base.architecture, notes)
     return notes.findings()
 
 
@@ -149,6 +154,8 @@ _Pairs = dict[str, dict[str, Tensor]]
 
 def _parse(name: str) -> _Part | None:
     """A tensor's place, or None when it is none of an adapter's."""
+    if len(name) > _LONGEST_NAME:
+        return None
     bare = name.removeprefix(_PEFT_PREFIX)
     if found := _LINEAR.fullmatch(bare):
         return _Part(found["module"], found["side"], False)
@@ -254,23 +261,29 @@ def _check_numbers(tensors: Iterable[Tensor], pairs: _Pairs, notes: Notes) -> No
 # --- target_modules --------------------------------------------------------------------------------------------------
 
 
-def _check_targets(
-    config: Mapping[str, Any], pairs: _Pairs, architecture: Architecture | None, notes: Notes,
-) -> None:
+def _check_targets(facts: AdapterFacts, architecture: Architecture | None, notes: Notes) -> None:
     """A list of targets must match the tensors; a pattern (text) is not followed: the engine goes by the tensors."""
-    targets = config.get("target_modules")
-    modules = [module for module, sides in pairs.items() if set(sides) & {"A", "B"}]
-    if isinstance(targets, str) and targets:
+    targets, parameters = facts.config.get("target_modules"), facts.config.get("target_parameters")
+    if (isinstance(targets, str) and targets) or (parameters and not targets):
         return
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
-        if not (config.get("target_parameters") and not targets):
-            notes.reasons.append(f"target_modules is {short(targets)}: it must be a list of module names.")
+        notes.reasons.append(f"target_modules is {short(targets)}: it must be a list of module names.")
         return
+    parts = (_parse(tensor.name) for tensor in facts.tensors)
+    modules = dict.fromkeys(part.module for part in parts if part and part.side != "base")
     named = {target: {module for module in modules if _is_named(module, target)} for target in targets}
     covered = set().union(*named.values())
-    notes.refuse_each([module for module in modules if module not in covered],
+    notes.refuse_each([module for module in modules if module not in covered and not parameters],
                       "There are tensors for {}, which target_modules does not name: config and weights do not belong "
                       "together; save both again.")
+    if modules:
+        _check_coverage(facts.config, named, architecture, notes)
+
+
+def _check_coverage(
+    config: Mapping[str, Any], named: Mapping[str, set[str]], architecture: Architecture | None, notes: Notes,
+) -> None:
+    """Targets without tensors, everywhere or in some layers."""
     empty = [target for target, found in named.items() if not found]
     known = set(_module_kinds(architecture)) if architecture else set()
     notes.refuse_each([target for target in empty if target in known],

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.clients.registry import Registry
 from tests.fixtures.artifacts import archive, write_adapter
-from tests.fixtures.fleet import FakeReplica, Gateway, Bench, eventually
+from tests.fixtures.fleet import Bench, FakeReplica, Gateway, eventually
 from tests.fixtures.redis import RealValkey
 
 VERSIONS = "/tenants/acme/adapters/support/versions"
@@ -156,7 +156,8 @@ async def test_a_no_op_is_refused_with_the_numbers_and_leaves_nothing(bench: Ben
         assert response.status_code == 422
         assert "1000.000000" in error_of(response)["message"]
         await assert_nothing_is_left(bench, gateway, replica)
-        refused = next(c for c in (await gateway.http.get("/changes")).json()["data"] if c["action"] == "version.refuse")
+        changes = (await gateway.http.get("/changes")).json()["data"]
+        refused = next(change for change in changes if change["action"] == "version.refuse")
         assert refused["detail"]["effect"] > 0
         assert refused["detail"]["noise"] == 0
         assert refused["detail"]["reasons"]
@@ -166,7 +167,7 @@ async def test_a_no_op_is_refused_with_the_numbers_and_leaves_nothing(bench: Ben
 async def test_an_engine_that_refuses_the_load_refuses_the_version_in_its_own_words(
     bench: Bench, gateway: Gateway, replica: FakeReplica,
 ) -> None:
-    replica.fake.behaviour = replica.fake.behaviour.changed({"failing_loads": 1})
+    replica.fake.behave(failing_loads=1)
     response = await register(gateway, write_adapter(bench.folder / "a"))
     assert response.status_code == 422
     assert "told to fail" in error_of(response)["message"]
@@ -176,7 +177,7 @@ async def test_an_engine_that_refuses_the_load_refuses_the_version_in_its_own_wo
 async def test_a_number_is_never_given_twice_even_when_its_version_was_refused(
     bench: Bench, gateway: Gateway, replica: FakeReplica,
 ) -> None:
-    replica.fake.behaviour = replica.fake.behaviour.changed({"failing_loads": 1})
+    replica.fake.behave(failing_loads=1)
     await register(gateway, write_adapter(bench.folder / "a"))
     assert (await register(gateway, write_adapter(bench.folder / "b", seed=2))).json()["number"] == 2
 
@@ -187,7 +188,7 @@ async def test_a_refused_upload_keeps_the_files_that_another_version_has(bench: 
     async with bench.replica("two") as second:
         await gateway.add(second)
         await eventually(lambda: len(second.listed) == 1)
-        second.fake.behaviour = second.fake.behaviour.changed({"failing_loads": 99})
+        second.fake.behave(failing_loads=99)
         refused = await gateway.http.post("/tenants/acme/adapters/sales/versions", json={"source": str(folder)})
         assert refused.status_code == 422
         assert len(bench.kept) == 1
@@ -213,7 +214,7 @@ async def test_without_a_healthy_replica_nothing_of_the_body_is_read(bench: Benc
 async def test_without_waiting_the_version_is_answered_while_it_is_prepared(
     bench: Bench, gateway: Gateway, replica: FakeReplica,
 ) -> None:
-    replica.fake.behaviour = replica.fake.behaviour.changed({"load_delay": 0.3})
+    replica.fake.behave(load_delay=0.3)
     response = await register(gateway, write_adapter(bench.folder / "a"), wait=False)
     assert response.status_code == 202
     assert response.json()["phase"] == "preparing"
@@ -225,12 +226,29 @@ async def test_without_waiting_the_version_is_answered_while_it_is_prepared(
 async def test_a_failure_that_nobody_waited_for_is_in_the_audit(
     bench: Bench, gateway: Gateway, replica: FakeReplica,
 ) -> None:
-    replica.fake.behaviour = replica.fake.behaviour.changed({"failing_loads": 1, "load_delay": 0.1})
+    replica.fake.behave(failing_loads=1, load_delay=0.1)
     assert (await register(gateway, write_adapter(bench.folder / "a"), wait=False)).status_code == 202
     await eventually(lambda: not gateway.snapshots.current.versions)
     changes = (await gateway.http.get("/changes", params={"target": "version/acme"})).json()["data"]
     assert [c["action"] for c in changes] == ["version.remove", "version.refuse", "version.register"]
     assert "told to fail" in changes[1]["detail"]["reasons"][0]
+
+
+async def test_a_replica_that_dies_while_it_loads_is_503_and_nothing_is_left_once_it_is_back(
+    bench: Bench, gateway: Gateway, replica: FakeReplica,
+) -> None:
+    replica.fake.behave(load_delay=0.3)
+    asked = asyncio.create_task(register(gateway, write_adapter(bench.folder / "a")))
+    await eventually(lambda: len(bench.kept) == 1)
+    replica.fake.behave(dead="drop")
+    response = await asked
+    assert response.status_code == 503
+    assert error_of(response)["code"] == "adapter_not_loaded"
+    assert len(bench.kept) == 1, "whether it lists the adapter is not known"
+    replica.fake.behave(dead="", load_delay=0.0)
+    await eventually(lambda: not gateway.snapshots.current.versions)
+    await assert_nothing_is_left(bench, gateway, replica)
+    assert (await register(gateway, bench.folder / "a")).status_code == 201
 
 
 async def test_a_version_whose_gateway_died_while_preparing_is_prepared_by_another(
@@ -239,10 +257,10 @@ async def test_a_version_whose_gateway_died_while_preparing_is_prepared_by_anoth
     async with bench.gateway() as first:
         await first.add(replica)
         await first.tenants.create("operator", "acme")
-        replica.fake.behaviour = replica.fake.behaviour.changed({"load_delay": 60.0})
+        replica.fake.behave(load_delay=60.0)
         assert (await register(first, write_adapter(bench.folder / "a"), wait=False)).status_code == 202
         await eventually(lambda: len(bench.kept) == 1)
-    replica.fake.behaviour = replica.fake.behaviour.changed({"load_delay": 0.0})
+    replica.fake.behave(load_delay=0.0)
     async with bench.gateway() as second:
         await second.sees(replica)
         assert second.snapshots.current.versions["acme", "support", 1].phase == "preparing"
@@ -290,13 +308,13 @@ async def test_files_stay_while_a_replica_that_may_list_them_does_not_answer(
         first = (await register(gateway, write_adapter(bench.folder / "a"))).json()
         await register(gateway, write_adapter(bench.folder / "b", seed=2))
         await gateway.http.put(RELEASE, json={"stable": 2})
-        second.fake.behaviour = second.fake.behaviour.changed({"dead": "drop"})
+        second.fake.behave(dead="drop")
         await gateway.http.delete(f"{VERSIONS}/1")
         await eventually(lambda: first["served_name"] not in replica.listed)
         await asyncio.sleep(0.5)
         assert first["digest"] in bench.kept
         assert gateway.snapshots.current.versions["acme", "support", 1].phase == "retiring"
-        second.fake.behaviour = second.fake.behaviour.changed({"dead": ""})
+        second.fake.behave(dead="")
         await eventually(lambda: gateway.snapshots.current.versions["acme", "support", 1].phase == "retired")
         assert first["served_name"] not in second.listed
         assert first["digest"] not in bench.kept
@@ -308,7 +326,7 @@ async def test_files_stay_while_a_request_still_runs_on_them(
     first = (await register(gateway, write_adapter(bench.folder / "a"))).json()
     await register(gateway, write_adapter(bench.folder / "b", seed=2))
     await gateway.http.put(RELEASE, json={"stable": 2})
-    replica.fake.behaviour = replica.fake.behaviour.changed({"latency": 1.0})
+    replica.fake.behave(latency=1.0)
     transport = httpx.AsyncHTTPTransport(uds=replica.url.removeprefix("unix:"))
     async with httpx.AsyncClient(transport=transport, base_url="http://replica", timeout=10) as caller:
         call = asyncio.create_task(caller.post(
@@ -320,7 +338,7 @@ async def test_files_stay_while_a_request_still_runs_on_them(
         assert first["digest"] in bench.kept
         assert (await call).status_code == 200
     await eventually(lambda: first["digest"] not in bench.kept)
-    assert not replica.fake.engine.is_dead
+    assert not replica.fake.engine.death
 
 
 async def test_a_restarted_replica_gets_its_versions_back(
@@ -328,7 +346,7 @@ async def test_a_restarted_replica_gets_its_versions_back(
 ) -> None:
     version = (await register(gateway, write_adapter(bench.folder / "a"))).json()
     await replica.stop()
-    replica.fake.engine.restart()
+    replica.fake.restart()
     assert replica.listed == set()
     await replica.start()
     await eventually(lambda: replica.listed == {version["served_name"]})
@@ -338,8 +356,8 @@ async def test_a_failing_load_is_tried_again_later_and_later(
     bench: Bench, still: Gateway, replica: FakeReplica,
 ) -> None:
     version = (await register(still, write_adapter(bench.folder / "a"))).json()
-    replica.fake.engine.restart()
-    replica.fake.behaviour = replica.fake.behaviour.changed({"failing_loads": 2})
+    replica.fake.restart()
+    replica.fake.behave(failing_loads=2)
     await still.fleet.refresh("one")
     for waited in (0.0, 1.1, 2.1):
         still.ahead[0] += waited
@@ -417,7 +435,7 @@ async def test_with_redis_down_changes_are_503_and_reads_go_on(
             assert int(response.headers["retry-after"]) >= 1
         assert (await gateway.http.get(f"{VERSIONS}/1")).json() == version
         assert not (await gateway.http.get("/status")).json()["registry"]["connected"]
-        replica.fake.engine.restart()
+        replica.fake.restart()
         await eventually(lambda: replica.listed == {version["served_name"]})
         own_valkey.start()
         await eventually(lambda: gateway.snapshots.connected)

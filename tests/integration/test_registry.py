@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,11 +105,7 @@ async def test_history_is_newest_first_and_can_be_paged_and_narrowed(registry: R
     assert [c.revision for c in await registry.history(target="tenant/acme")] == [3, 1]
     assert [c.revision for c in await registry.history(target="tenant", limit=2)] == [4, 3]
     [newest] = await registry.history(limit=1)
-    assert newest == Change(**{**vars_of(change("tenant/zeta")), "revision": 4})
-
-
-def vars_of(of: Change) -> dict[str, object]:
-    return {name: getattr(of, name) for name in Change.__slots__}
+    assert newest == replace(change("tenant/zeta"), revision=4)
 
 
 async def test_history_finds_a_target_behind_pages_of_others(registry: Registry) -> None:
@@ -149,6 +146,7 @@ async def test_a_key_of_the_wrong_type_is_a_fault_not_an_outage_and_nothing_is_h
     for key in ("state", "revisions", "changes", "revision"):
         name = f"switchyard:{{{registry_name}}}:{key}"
         dump = await redis.dump(name)
+        assert dump is not None
         await redis.delete(name)
         await redis.sadd(name, "wrong")
         with pytest.raises(SwitchyardError) as fault:
@@ -317,6 +315,26 @@ async def test_a_replica_that_cannot_write_is_an_outage_and_changes_nothing(own_
             await write(registry, tenant("zeta"))
         assert (await registry.load()).revision == 1
     await redis.aclose()
+
+
+async def test_a_cancelled_follower_ends_even_when_an_answer_comes_in_the_same_instant(
+    shared_valkey: RealValkey, registry_name: str,
+) -> None:
+    async with connected(shared_valkey.url, registry_name) as registry, asyncio.timeout(20):
+        for turns in [*range(40), *range(10)]:  # of the event loop, so that the cancellation finds it at every step
+            task = asyncio.create_task(follow_for_ever(registry))
+            await write(registry, tenant("acme"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=0.5)
+            assert done, f"after {turns} turns"
+
+
+async def follow_for_ever(registry: Registry) -> None:
+    async with aclosing(registry.follow()) as feed:
+        async for _ in feed:
+            pass
 
 
 async def test_scripts_are_sent_again_to_a_redis_that_forgot_them(own_valkey: RealValkey) -> None:

@@ -202,7 +202,8 @@ def test_several_workers_count_into_one_metric(folder: Path, own_valkey: RealVal
         key = admin.add_tenant("acme")
         admin.add_adapter("acme", "support", folder / "adapter")
         for _ in range(30):  # each on a connection of its own, so that both workers get some
-            answer = httpx.post(f"{admin.url}/v1/chat/completions", json=CHAT, headers={"authorization": f"Bearer {key}"})
+            answer = httpx.post(
+                f"{admin.url}/v1/chat/completions", json=CHAT, headers={"authorization": f"Bearer {key}"})
             assert answer.status_code == 200
         for _ in range(4):
             text = admin.ask("GET", "/metrics").text

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from gateway.dataplane.serving import ENDPOINTS
+from tests.fakes.vllm import FakeVllm
 from tests.fixtures.artifacts import write_adapter
 from tests.fixtures.yard import Yard
 
@@ -177,6 +179,10 @@ def test_no_healthy_replica_is_503_with_retry_after(yard: Yard, key: str) -> Non
     assert yard.caller(key).post("/v1/chat/completions", json={**CHAT, "model": "support"}).status_code == 200
 
 
+def has_aborted(fake: FakeVllm, count: int) -> bool:
+    return fake.seen.aborted == count
+
+
 def test_a_caller_that_hangs_up_frees_the_replica(yard: Yard, key: str) -> None:
     fake = yard.fakes["r0"]
     fake.behave(latency=30.0)
@@ -185,10 +191,11 @@ def test_a_caller_that_hangs_up_frees_the_replica(yard: Yard, key: str) -> None:
         with pytest.raises(httpx.ReadTimeout):
             yard.caller(key).post(
                 "/v1/chat/completions", json={**CHAT, "model": "support", "stream": stream}, timeout=0.3)
-        yard.wait_until(lambda before=aborted: fake.seen.aborted == before + 1, 1.0)  # type: ignore[misc]
+        yard.wait_until(partial(has_aborted, fake, aborted + 1), 1.0)
     fake.behave(latency=0.0, token_delay=0.05, tokens=1000)
-    with yard.caller(key).stream("POST", "/v1/chat/completions", json={**CHAT, "model": "support", "stream": True}) as s:
-        next(s.iter_bytes())
+    body = {**CHAT, "model": "support", "stream": True}
+    with yard.caller(key).stream("POST", "/v1/chat/completions", json=body) as answer:
+        next(answer.iter_bytes())
     yard.wait_until(lambda: fake.seen.aborted == 3 and fake.seen.in_flight == 0, 1.0)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
@@ -20,7 +21,6 @@ from gateway.clients.artifacts import ArtifactStore
 from gateway.domain.errors import ArtifactRefused, InvalidRequest, Unavailable
 from tests.fixtures.artifacts import TINY_BASE_CONFIG, write_adapter
 
-pytestmark = pytest.mark.integration
 CAP = 1 << 20
 
 
@@ -60,8 +60,6 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     for name, value in {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
                         "AWS_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
-    import httpx
-
     httpx.put(f"{endpoint}/adapters").raise_for_status()
     return S3Store("adapters", client_options={"allow_http": True})
 
@@ -108,6 +106,29 @@ async def test_what_is_not_in_s3_is_refused(
     assert nothing_is_left(store, tmp_path)
 
 
+async def test_credentials_that_may_not_read_are_refused(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    class Denying(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Tests are quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Denying) as server:
+        for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_address[1]}",
+                            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}.items():
+            monkeypatch.setenv(name, value)
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        with pytest.raises(InvalidRequest, match="AWS credentials may not read"):
+            await store.stage("s3://adapters/x")
+        server.shutdown()
+        thread.join()
+    assert nothing_is_left(store, tmp_path)
+
+
 async def test_s3_that_does_not_answer_is_unavailable(
     store: ArtifactStore, bucket: S3Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:
@@ -124,49 +145,28 @@ COMMIT = "c" * 40
 
 @contextmanager
 def hub(folder: Path) -> Iterator[str]:
-    """A hub with one repository, acme/support, at one commit, which is `main` and `v1`; answers its address."""
+    """A hub with one repository, acme/support, at one commit, which is `main` and `v1`; gives its address."""
+    answers = hub_answers(folder)
 
     class Hub(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            self._answer(with_body=False)
+            self.answer(with_body=False)
 
         def do_GET(self) -> None:
-            self._answer(with_body=True)
+            self.answer(with_body=True)
+
+        def answer(self, *, with_body: bool) -> None:
+            url = urlsplit(self.path)
+            raw = answers.get(unquote(url.path) + ("?deep" if "recursive=true" in url.query.lower() else ""))
+            self.send_response(404 if raw is None else 200)
+            self.send_header("Content-Length", str(len(raw or b"")))
+            self.send_header("ETag", f'"{hashlib.sha256(raw or b"").hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.end_headers()
+            self.wfile.write((raw or b"") if with_body else b"")
 
         def log_message(self, format: str, *args: object) -> None:
             """Tests are quiet."""
-
-        def _answer(self, *, with_body: bool) -> None:
-            path = unquote(urlsplit(self.path).path)
-            match path.removeprefix("/api/models/acme/support").split("/"):
-                case [""] | ["", "revision", "main" | "v1"] if path.startswith("/api/"):
-                    self._send_json({"id": "acme/support", "sha": COMMIT, "siblings": [
-                        {"rfilename": str(file.relative_to(folder))} for file in files(folder)]})
-                case ["", "revision", revision] if revision == COMMIT:
-                    self._send_json({"id": "acme/support", "sha": COMMIT, "siblings": [
-                        {"rfilename": str(file.relative_to(folder))} for file in files(folder)]})
-                case ["", "tree", revision, *parts] if revision == COMMIT and (folder.joinpath(*parts)).is_dir():
-                    deep = "recursive=true" in self.path.lower()
-                    listed = folder.joinpath(*parts).rglob("*") if deep else folder.joinpath(*parts).iterdir()
-                    self._send_json([described(file, folder) for file in listed])
-                case _ if (file := folder / path.removeprefix(f"/acme/support/resolve/{COMMIT}/")).is_file():
-                    self._send(file.read_bytes(), with_body)
-                case _:
-                    self.send_response(404)
-                    self.send_header("X-Error-Code", "RepoNotFound")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-
-        def _send_json(self, document: object) -> None:
-            self._send(json.dumps(document).encode(), True)
-
-        def _send(self, raw: bytes, with_body: bool) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(raw)))
-            self.send_header("ETag", f'"{hashlib.sha1(raw).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.end_headers()
-            self.wfile.write(raw if with_body else b"")
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         thread = Thread(target=server.serve_forever)
@@ -174,6 +174,22 @@ def hub(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         thread.join()
+
+
+def hub_answers(folder: Path) -> dict[str, bytes]:
+    """What the hub says, by path; `?deep` is a listing with all that lies below."""
+    api = "/api/models/acme/support"
+    siblings = [{"rfilename": str(file.relative_to(folder))} for file in files(folder)]
+    info = json.dumps({"id": "acme/support", "sha": COMMIT, "siblings": siblings}).encode()
+    answers = {api: info, **{f"{api}/revision/{revision}": info for revision in ("main", "v1", COMMIT)}}
+    for listed in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        path = f"{api}/tree/{COMMIT}/{listed.relative_to(folder)}".removesuffix("/.")
+        answers[path] = json.dumps([described(entry, folder) for entry in listed.iterdir()]).encode()
+        answers[path + "?deep"] = json.dumps([described(entry, folder) for entry in listed.rglob("*")]).encode()
+    for file in files(folder):
+        for revision in ("main", COMMIT):
+            answers[f"/acme/support/resolve/{revision}/{file.relative_to(folder)}"] = file.read_bytes()
+    return answers
 
 
 def files(folder: Path) -> list[Path]:

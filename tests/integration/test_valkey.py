@@ -30,7 +30,8 @@ from gateway.domain.model import Change, Tenant
 async def write(url):
     registry = connect(url, "default")
     tenant = Tenant(name="acme", created_at=1.0)
-    await registry.commit(Change(actor="a", action="b", target=tenant.path, at=1.0, detail={}), {tenant.path: tenant}, {})
+    change = Change(actor="a", action="b", target=tenant.path, at=1.0, detail={})
+    await registry.commit(change, {tenant.path: tenant}, {})
     await registry.close()
 
 valkey = EmbeddedValkey(Path(sys.argv[1]))
@@ -98,7 +99,8 @@ async def test_it_keeps_its_data_over_a_stop_and_is_private(state_path: Path) ->
 def listening_ports(pid: int | None) -> set[str]:
     """The local addresses of the process' listening TCP sockets."""
     inodes = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-    rows = [line.split() for file in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{file}").read_text().splitlines()]
+    lines = [line for file in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{file}").read_text().splitlines()]
+    rows = [line.split() for line in lines]
     return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
 
 

@@ -45,6 +45,7 @@ class FakeVllm:
         self.behaviour = behaviour or Behaviour()
         self.engine = Engine(base_model, max_loras=max_loras, max_cpu_loras=max_cpu_loras, max_rank=max_rank,
                              max_requests=max_requests)
+        self.engine.death = self.behaviour.dead
         self.seen = self.engine.seen
         self._max_model_len, self._flat_errors = max_model_len, error_shape == "flat"
         self._inference = Inference(self.engine, max_model_len)
@@ -57,7 +58,7 @@ class FakeVllm:
         """Change some fields of the behaviour, now."""
         self.behaviour = self.behaviour.changed(changes)
         if "dead" in changes:
-            self.engine.is_dead = bool(changes["dead"])
+            self.engine.death = self.behaviour.dead
 
     def restart(self) -> None:
         """As a new process: without adapters, with a new start time, alive."""
@@ -72,7 +73,7 @@ class FakeVllm:
         try:
             if path.startswith("/fake/"):
                 await self._control(path, receive, send)
-            elif self.behaviour.dead == "drop":
+            elif self.engine.death == "drop":
                 raise Cut
             else:
                 await self._route(scope["method"], path, _headers(scope), receive, send)
@@ -110,7 +111,7 @@ class FakeVllm:
     def _page(self, path: str) -> tuple[int, bytes, bytes] | None:
         match path:
             case "/health" | "/ping":
-                return (503 if self.engine.is_dead else 200), b"", b""
+                return (503 if self.engine.death else 200), b"", b""
             case "/version":
                 return 200, shapes.dump({"version": self.version}), JSON
             case "/load":

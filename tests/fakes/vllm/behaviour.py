@@ -5,8 +5,10 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, TypeAlias
+
+Death: TypeAlias = Literal["", "unhealthy", "drop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,7 @@ class Behaviour:
     only: str = ""
     load_delay: float = 0.0
     failing_loads: int = 0
-    dead: Literal["", "unhealthy", "drop"] = ""
+    dead: Death = ""
 
     def changed(self, changes: dict[str, Any]) -> Self:
         """With some fields changed; TypeError when there is no such field."""
@@ -69,7 +71,8 @@ class Seen:
 
     def document(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {**asdict(self), "requests": list(self.requests)}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: list(value) if isinstance(value, deque) else value for name, value in values.items()}
 
 
 class Slots:

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fakes.vllm.behaviour import LoraInfo, Seen, Slots
+from tests.fakes.vllm.behaviour import Death, LoraInfo, Seen, Slots
 from tests.fakes.vllm.prompts import Refused
 from tests.fakes.vllm.weights import BASE, LoadFailed, NoAdapter, Weights, read_weights
+from tests.fakes.vllm.wire import Cut
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 
@@ -31,7 +32,7 @@ class Engine:
         self.base_model = base_model
         self.adapters: dict[str, Loaded] = {}
         self.started_at = time.time()
-        self.is_dead = False
+        self.death: Death = ""
         self.seen = Seen()
         self.slots = Slots(max_loras, max_requests)
         self.info = LoraInfo(max_loras)
@@ -44,7 +45,7 @@ class Engine:
         self._in_memory.clear()
         self.info.clear()
         self.started_at = max(time.time(), self.started_at + 1e-3)
-        self.is_dead = False
+        self.death = ""
 
     def load(self, name: str, path: str) -> None:
         """Register an adapter; Refused in vLLM's words."""
@@ -89,20 +90,21 @@ class Engine:
         try:
             async with self.slots.hold(adapter):
                 self._fetch(adapter)
-                self._note()
                 yield
         finally:
             self.seen.in_flight -= 1
-            self._note()
+            self.note()
 
     def check_alive(self) -> None:
-        """Refused when the engine is dead."""
-        if self.is_dead:
+        """Refused when the engine is dead, Cut when the process is."""
+        if self.death == "drop":
+            raise Cut
+        if self.death:
             raise Refused(500, DEAD, "InternalServerError")
 
     def die(self) -> None:
-        """The engine is dead; the process goes on saying so."""
-        self.is_dead = True
+        """From now on the engine is dead, and the process says so."""
+        self.death = "unhealthy"
         self.check_alive()
 
     def _fetch(self, adapter: str) -> None:
@@ -119,5 +121,6 @@ class Engine:
         while len(self._in_memory) > self._max_cpu_loras:
             self._in_memory.popitem(last=False)
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Write down who runs and who waits now, as the real one does with every step."""
         self.info.write(self.slots.running, self.slots.waiting)

@@ -98,7 +98,9 @@ class Inference:
             due = started + behaviour.latency + behaviour.token_delay * (tokens - 1) if tokens else started
             if (wait := due - clock()) > 0:
                 await asyncio.sleep(wait)
-            if self._engine.is_dead:
+            if self._engine.death == "drop":
+                raise Cut
+            if self._engine.death:
                 error = shapes.error(500, DEAD, "InternalServerError", None, flat=False)
                 await send({"type": "http.response.body", "body": b"data: " + error + b"\n\n" + shapes.DONE})
                 return

@@ -5,6 +5,8 @@ from tests.fakes.vllm.engine import Engine
 
 def render(engine: Engine) -> str:
     """The text format."""
+    if engine.seen.in_flight:
+        engine.note()
     labels = f'engine="0",model_name="{engine.base_model}"'
     seen, started_at = engine.seen, engine.started_at
     running, waiting = engine.slots.running.total(), engine.slots.waiting.total()

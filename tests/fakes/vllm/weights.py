@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 WORDS = (
     "signal", "points", "switch", "track", "siding", "platform", "wagon", "engine", "coal", "whistle", "timetable",
     "junction", "bridge", "tunnel", "guard", "ticket", "carriage", "bogie", "sleeper", "ballast", "gauge", "shunt",
@@ -59,6 +61,10 @@ class Weights:
 BASE = Weights("base")
 
 
+FAINT = 1e-6
+_NUMBERS = {"F16": "f2", "F32": "f4", "F64": "f8"}
+
+
 def read_weights(folder: Path, name: str, max_rank: int) -> Weights:
     """The weights in an adapter folder; raises LoadFailed in the engine's words."""
     try:
@@ -74,17 +80,18 @@ def read_weights(folder: Path, name: str, max_rank: int) -> Weights:
 
 
 def _changes_anything(content: bytes) -> bool:
-    """Is any byte of a `lora_B` tensor other than zero? LoadFailed when the header is no header."""
+    """Is any number of a `lora_B` tensor large enough to survive bfloat16? LoadFailed when the header is no header."""
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= len(content) - 8:
         raise LoadFailed(_worker("Error while deserializing header: header too large"))
     try:
         header = json.loads(content[8:8 + size])
-        spans = [tensor["data_offsets"] for name, tensor in header.items() if ".lora_B." in name]
+        found = [tensor for name, tensor in header.items() if ".lora_B." in name]
+        sides = [(_NUMBERS.get(tensor["dtype"], "u1"), tensor["data_offsets"]) for tensor in found]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise LoadFailed(_worker("Error while deserializing header: invalid header")) from error
     data = memoryview(content)[8 + size:]
-    return any(any(data[begin:end]) for begin, end in spans)
+    return any(np.abs(np.frombuffer(data[begin:end], kind)).max(initial=0) > FAINT for kind, (begin, end) in sides)
 
 
 def _worker(reason: str) -> str:

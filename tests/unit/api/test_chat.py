@@ -43,7 +43,8 @@ def test_broken_json_is_called_malformed() -> None:
 def test_an_answer_is_flat() -> None:
     answer = b'{"choices":[{"message":{"content":"hello"}}],"usage":{"prompt_tokens":1}}'
     flat = json.loads(ChatShape().whole(answer, ROUTE, 0.25))
-    assert flat == {"text": "hello", "adapter": "base", "version": None, "latency_ms": 250.0, "usage": {"prompt_tokens": 1}}
+    assert flat == {
+        "text": "hello", "adapter": "base", "version": None, "latency_ms": 250.0, "usage": {"prompt_tokens": 1}}
 
 
 def test_an_answer_without_content_has_empty_text() -> None:

@@ -1,6 +1,7 @@
 """What a caller sends is forwarded as it came, but for the fields that are the gateway's."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from gateway.domain.errors import FieldRefused, InvalidRequest, MalformedJson
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8)
-OWN = body.DROPPED | body.REFUSED.keys() | {"model", "stream", "user", "stream_options", "cache_salt"}
+OWN = body.DROPPED | body.REFUSED.keys() | {
+    "model", "stream", "user", "stream_options", "cache_salt", "echo", "prompt_logprobs"}
 FIELDS = st.dictionaries(st.text().filter(lambda name: name not in OWN), JSON, max_size=6)
 
 
@@ -56,6 +58,24 @@ def test_a_field_that_breaks_isolation_is_refused_by_name_unless_it_is_empty(nam
     assert body.parse(json.dumps({"model": "m", name: None}).encode()).model == "m"
 
 
+@pytest.mark.parametrize(("fields", "param"), [
+    ({"prompt_logprobs": 0}, "prompt_logprobs"), ({"prompt_logprobs": 5}, "prompt_logprobs"),
+    ({"echo": True, "logprobs": 1}, "echo"), ({"echo": True, "logprobs": 0}, "echo"),
+])
+def test_logprobs_of_the_prompt_pass_only_where_the_operator_allows_them(fields: dict[str, Any], param: str) -> None:
+    data = json.dumps({"model": "m", **fields}).encode()
+    with pytest.raises(FieldRefused) as refused:
+        body.parse(data)
+    assert refused.value.param == param
+    assert body.parse(data, allow_prompt_logprobs=True).model == "m"
+
+
+@pytest.mark.parametrize("fields", [
+    {"prompt_logprobs": None}, {"echo": True}, {"logprobs": 1}, {"echo": False, "logprobs": True}])
+def test_other_logprobs_and_echoes_pass(fields: dict[str, Any]) -> None:
+    assert forwarded({"model": "m", **fields})[0].items() >= fields.items()
+
+
 def test_usage_is_asked_for_in_a_stream_and_the_callers_own_options_stay() -> None:
     sent, asked = forwarded({"model": "m", "stream": True, "stream_options": {"continuous_usage_stats": False}})
     assert asked
@@ -91,7 +111,5 @@ def test_stream_options_that_are_no_object_are_refused() -> None:
 
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_parser(data: bytes) -> None:
-    try:
+    with suppress(InvalidRequest):
         body.parse(data)
-    except InvalidRequest:
-        pass

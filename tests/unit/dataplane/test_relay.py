@@ -1,6 +1,7 @@
 """An answer is the replica's, byte for byte, but for the model's name and the usage that nobody asked for."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def relayed(parts: list[bytes], *, hide_usage: bool) -> tuple[bytes, Facts]:
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12), st.booleans())
 def test_a_stream_reads_the_same_however_it_is_cut_into_packets(cuts: list[int], hide_usage: bool) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
-    parts = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    parts = [STREAM[a:b] for a, b in pairwise(edges) if b > a]
     assert relayed(parts, hide_usage=hide_usage) == relayed([STREAM], hide_usage=hide_usage)
 
 
@@ -64,7 +65,7 @@ def test_a_stream_without_its_usage_event_is_what_it_had_been_unasked(cuts: list
     unasked = last[0].replace(b"}\n\n", mark) + between + last[1].replace(b"}\n\n", mark) + done
     edges = [0, *sorted(c for c in cuts if c < len(asked)), len(asked)]
     relay = StreamRelay(Renamer("a", "a"), Facts(), hide_usage=True, fingerprint=b'"vllm-1"' if known else None)
-    parts = [asked[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [asked[a:b] for a, b in pairwise(edges)]
     assert b"".join(relay.feed(part) for part in parts) + relay.flush() == unasked
     assert relay.fingerprint == b'"vllm-1"'
 
@@ -89,7 +90,8 @@ def test_any_name_a_caller_asks_for_comes_back_as_valid_json(asked: str) -> None
 @pytest.mark.parametrize(("payload", "expected"), [
     (b'{"usage":{"input_tokens":3,"output_tokens":4},"stop_reason":"end_turn"}', (3, 4, "end_turn")),
     (b'{"type":"message_start","message":{"usage":{"input_tokens":5,"output_tokens":0}}}', (5, 0, "")),
-    (b'{"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"output_tokens":7}}', (0, 7, "max_tokens")),
+    (b'{"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"output_tokens":7}}',
+     (0, 7, "max_tokens")),
     (b'{"response":{"status":"completed","usage":{"input_tokens":1,"output_tokens":2}}}', (1, 2, "completed")),
     (b'{"status":"incomplete","usage":{"input_tokens":1,"output_tokens":2}}', (1, 2, "incomplete")),
     (b'{"usage":{"prompt_tokens":9,"total_tokens":9},"data":[]}', (9, 0, "")),

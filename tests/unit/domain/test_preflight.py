@@ -180,9 +180,33 @@ def test_tensors_that_are_no_lora_are_refused(name: str) -> None:
 
 
 def test_the_first_ten_culprits_are_named_and_the_rest_are_counted() -> None:
-    reason = next(r for r in look(renamed(lambda name: "x" * 5000 + name)).reasons if "no such module" in r)
+    reason = next(r for r in look(renamed(lambda name: "x" * 220 + name)).reasons if "no such module" in r)
     assert reason.endswith(" and 18 more.")
     assert len(reason) < 3000
+
+
+def test_endless_names_are_no_lora_tensors() -> None:
+    assert "These are no LoRA tensors" in refusal(facts(tensors=tensor("." * 10_000_000 + Q_A, 8, 128)))
+
+
+def test_more_patterns_than_can_be_tried_are_refused() -> None:
+    assert "more than 2000" in refusal(facts(rank_pattern={f"m{number}": 8 for number in range(50_000)}))
+    many = tuple(Tensor(f"m.{number}.lora_{side}.weight", "F32", (8, 8), 0.5)
+                 for number in range(1000) for side in SIDES)
+    config = adapter_config(rank_pattern={f"m{number}": 8 for number in range(1500)}, target_modules="all-linear")
+    assert "too many to try" in refusal(AdapterFacts(config, many, TINY_BASE_MODEL), UNKNOWN_BASE)
+
+
+def test_fused_experts_are_matched_by_their_parameters_names() -> None:
+    mixtral = facts(targets=("q_proj",), target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+                    rank_pattern={r".*\.gate_up_proj": 4}, tensors={
+                        **tensor("base_model.model.model.layers.0.mlp.experts.base_layer.lora_A.weight", 16, 128),
+                        **tensor("base_model.model.model.layers.0.mlp.experts.base_layer.lora_B.weight", 512, 16),
+                        **tensor("base_model.model.model.layers.0.mlp.experts.lora_A.weight", 32, 256),
+                        **tensor("base_model.model.model.layers.0.mlp.experts.lora_B.weight", 128, 32)})
+    assert look(mixtral, UNKNOWN_BASE).reasons == ()
+    assert "Shapes do not fit" in refusal(replace(mixtral, config={**mixtral.config, "rank_pattern": {
+        r".*\.gate_up_proj": 5}}), UNKNOWN_BASE)
 
 
 def test_every_reason_is_collected() -> None:
