@@ -305,7 +305,7 @@ class Replicas:
         state.started_at, state.slots, state.busy_adapters = stats.started_at, stats.slots, stats.busy_adapters
         if state.engine_version is None:
             state.engine_version = await state.engine.version()
-            state.exposed = await state.engine.audit_exposure()
+            state.exposed = () if _is_guarded(state.replica.url) else await state.engine.audit_exposure()
             self._metrics.exposed.labels(state.name).set(len(state.exposed))
             if state.exposed:
                 self._log.warning("replica_exposed", replica=state.name, routes=list(state.exposed))
@@ -334,3 +334,13 @@ class Replicas:
         task = asyncio.create_task(state.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _is_guarded(url: str) -> bool:
+    """Is it a unix socket in a folder that only its owner may enter? Then nobody else reaches any of its routes."""
+    if not url.startswith("unix:"):
+        return False
+    try:
+        return not Path(url.removeprefix("unix:")).parent.stat().st_mode & 0o077
+    except OSError:
+        return False

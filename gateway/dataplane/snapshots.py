@@ -215,9 +215,16 @@ class Snapshots:
         try:
             while True:
                 await self._copy_due.wait()
-                self._copy_due.clear()
-                await asyncio.to_thread(self._copy.write, self.current)
+                await self._write_copy()
                 await asyncio.sleep(_SECONDS_BETWEEN_COPIES)
         finally:
             if self._copy_due.is_set():
                 self._copy.write(self.current)
+
+    async def _write_copy(self) -> None:
+        self._copy_due.clear()
+        try:
+            await asyncio.to_thread(self._copy.write, self.current)
+        except asyncio.CancelledError:
+            self._copy_due.set()  # the thread may not have begun
+            raise
