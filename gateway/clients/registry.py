@@ -55,7 +55,7 @@ _REPEAT_PAUSE_SECONDS: Final = 0.1
 _MAX_WRITES: Final = 1000
 # Refusals that waiting or a failover mends, by class, or by first word where redis-py has no class for them. Any other
 # is a fault in the data or in how Redis is set up.
-_PASSING: Final = (BusyLoadingError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+_PASSING: Final = (OutOfMemoryError, ReadOnlyError, TryAgainError)
 _PASSING_WORDS: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED"})
 
 
@@ -224,7 +224,7 @@ class Registry:
         with _translated_errors():
             async with asyncio.timeout(seconds), self._slots:
                 answer = await self._clients.client.execute_command(*command)
-        # Sentinels are asked under asyncio.wait_for, which up to Python 3.11 can swallow a cancellation (cpython#86296).
+        # Sentinels are asked under asyncio.wait_for, which up to Python 3.11 can lose a cancellation (cpython#86296).
         if task and task.cancelling() > cancelled_before:
             raise asyncio.CancelledError
         return answer
@@ -245,20 +245,23 @@ class _UnknownScript(Exception):
 def _translated_errors() -> Iterator[None]:
     try:
         yield
-    except NoScriptError as error:
-        raise _UnknownScript from error
-    except (*_PASSING, ResponseError) as error:
-        if isinstance(error, _PASSING) or str(error).split(" ", 1)[0] in _PASSING_WORDS:
-            raise RegistryUnavailable(f"Redis cannot serve the registry just now: {error}") from error
-        raise SwitchyardError(f"Redis refused what the registry asked: {error}") from error
-    except (AuthenticationError, AuthorizationError) as error:
-        raise RegistryUnavailable(f"Redis does not accept the registry's credentials: {error}") from error
-    except TimeoutError as error:
-        raise _NoAnswer("Redis does not answer in time.") from error
-    except (RedisError, RedisClusterException, OSError) as error:
-        raise _NoAnswer(f"Redis does not answer: {error or type(error).__name__}") from error
-    except UnicodeDecodeError as error:
-        raise SwitchyardError(f"The registry holds text that is not UTF-8: {error.reason}.") from error
+    except (RedisError, RedisClusterException, OSError, UnicodeDecodeError) as error:
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, NoScriptError):
+        return _UnknownScript()
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return RegistryUnavailable(f"Redis does not accept the registry's credentials: {error}")
+    if isinstance(error, UnicodeDecodeError):
+        return SwitchyardError(f"The registry holds text that is not UTF-8: {error.reason}.")
+    # A server that is loading or knows no cluster may have just restarted, and have done before what was asked.
+    if not isinstance(error, ResponseError) or isinstance(error, BusyLoadingError | ClusterDownError):
+        return _NoAnswer(f"Redis does not answer: {str(error) or 'the time is up'}")
+    if isinstance(error, _PASSING) or str(error).split(" ", 1)[0] in _PASSING_WORDS:
+        return RegistryUnavailable(f"Redis cannot serve the registry just now: {error}")
+    return SwitchyardError(f"Redis refused what the registry asked: {error}")
 
 
 def _commit_arguments(
