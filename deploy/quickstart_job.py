@@ -34,7 +34,7 @@ from gateway.system import System
 
 TINY_BASE = "tiny-llama"
 RECIPE = ROOT / "adapters/recipes/tiny-cpu.toml"
-MAX_TOKENS = 24
+MAX_TOKENS = 32
 
 
 class Job:
@@ -143,8 +143,8 @@ class Job:
                 status, _ = ask(url, self.keys[demo.tenant], other.adapter, demo.prompt)
                 if status != httpx.codes.NOT_FOUND:
                     raise CommandFailed(f"{demo.tenant} asked for {other.tenant}'s {other.adapter} and got {status}.")
-        self.console.print(f"    {demo.tenant} asks {demo.adapter}: {demo.prompt}", markup=False)
-        self.console.print(f"    it answers: {text.strip()}", markup=False, style="bold")
+        self.console.print(f"    {demo.tenant} asks {demo.adapter}: {demo.prompt}", markup=False, soft_wrap=True)
+        self.console.print(f"    it answers: {text.strip()}", markup=False, style="bold", soft_wrap=True)
 
     def _admin(self, url: str) -> AdminClient:
         return AdminClient(url, self.operator_key)
@@ -189,7 +189,7 @@ class Job:
             await asyncio.to_thread(self._try_out, stack.url)
             self.console.print(f"[bold]Ready after {time.time() - started:.1f} s.[/bold]")
             if not check:
-                print_lines(self.console, stack.url, self.operator_key, self.keys)
+                print_lines(self.console, stack.url, self.operator_key, self.keys, self.state)
                 await forever()
 
         with ExitStack() as starting:
@@ -231,7 +231,7 @@ def write_private(path: Path, text: str) -> None:
     part.rename(path)
 
 
-def print_lines(console: Console, url: str, operator: str, keys: dict[str, str]) -> None:
+def print_lines(console: Console, url: str, operator: str, keys: dict[str, str], state: Path) -> None:
     """The keys, and lines to try."""
     first, second = DEMOS
     lines = [
@@ -246,7 +246,9 @@ def print_lines(console: Console, url: str, operator: str, keys: dict[str, str])
         f'answer = client.chat.completions.create(model="{second.adapter}",',
         f'    messages=[{{"role": "user", "content": "{second.prompt}"}}])',
         "print(answer.choices[0].message.content)", "",
-        f"Administer it: {Path(sys.executable).parent}/switchyard adapters list --url {url} --operator-key …",
+        "Administer it from another terminal:", "",
+        f"export SWITCHYARD_URL={url} SWITCHYARD_STATE_PATH={state}",
+        f"{Path(sys.executable).parent}/switchyard doctor", "",
         "Ctrl-C stops everything.",
     ]
     for line in lines:

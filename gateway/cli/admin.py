@@ -35,7 +35,8 @@ def create_tenant(
     """
     with connect(url, operator_key) as client:
         made = client.call("POST", "/tenants", json={"name": tenant, "base_access": base_access})
-    output(as_json).done(made, f"Created the tenant {tenant}. Give it a key: switchyard keys create {tenant} laptop")
+    output(as_json).done(
+        made, f"Created the tenant {tenant}. Give it a key: switchyard keys create {tenant} --name laptop")
 
 
 @tenants.command("list")
@@ -52,14 +53,14 @@ def list_tenants(url: Url = DEFAULT_URL, operator_key: OperatorKey = None, as_js
 @keys.command("create")
 def create_key(
     tenant: Tenant,
-    name: Annotated[str, typer.Argument(help="What the key is for, such as laptop.")],
+    name: Annotated[str, typer.Option(help="What the key is for, such as laptop.")],
     adapter: Annotated[list[str] | None, typer.Option(help="May use only this adapter; repeat for more.")] = None,
     days: Annotated[float | None, typer.Option(min=0, help="Expires after so many days.")] = None,
     url: Url = DEFAULT_URL, operator_key: OperatorKey = None, as_json: Json = False,
 ) -> None:
     """Create an API key. It is shown this once.
 
-    Example: switchyard keys create acme laptop --adapter support --days 90
+    Example: switchyard keys create acme --name laptop --adapter support --days 90
     """
     wish: dict[str, Any] = {"name": name}
     if adapter:
@@ -79,7 +80,8 @@ def list_keys(tenant: Tenant, url: Url = DEFAULT_URL, operator_key: OperatorKey 
     """
     with connect(url, operator_key) as client:
         found = client.list(f"/tenants/{part(tenant)}/keys")
-    output(as_json).rows(found, KEY_COLUMNS, empty=f"{tenant} has no key: switchyard keys create {tenant} laptop")
+    output(as_json).rows(
+        found, KEY_COLUMNS, empty=f"{tenant} has no key: switchyard keys create {tenant} --name laptop")
 
 
 @keys.command("revoke")

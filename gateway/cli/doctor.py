@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import typer
@@ -197,11 +198,23 @@ def check_replica(replica: dict[str, Any]) -> Iterator[Check]:
     yield Check(name, "ok", f"healthy, serves {replica['base_model']}, vLLM {replica['version'] or 'unknown'}")
     yield check_updating(name, replica["url"])
     yield check_slots(name, replica)
+    yield check_exposure(name, replica)
+
+
+def check_exposure(name: str, replica: dict[str, Any]) -> Check:
+    """Who else can reach the replica's management routes?"""
+    socket = replica["url"].removeprefix("unix:")
+    if replica["exposed"] and socket != replica["url"] and is_private(Path(socket).parent):
+        return Check(f"{name}, exposure", "ok", "only this user can reach its socket")
     if replica["exposed"]:
-        yield Check(f"{name}, exposure", "warning", "answers without its key: " + ", ".join(replica["exposed"]),
-                    "Who reaches it can go round the gateway: use a unix socket, or a network of the gateway's own.")
-    else:
-        yield Check(f"{name}, exposure", "ok", "nothing answers without its key")
+        return Check(f"{name}, exposure", "warning", "answers without its key: " + ", ".join(replica["exposed"]),
+                     "Who reaches it can go round the gateway: use a unix socket, or a network of the gateway's own.")
+    return Check(f"{name}, exposure", "ok", "nothing answers without its key")
+
+
+def is_private(folder: Path) -> bool:
+    """May nobody but its owner enter this folder?"""
+    return folder.is_dir() and not folder.stat().st_mode & 0o077
 
 
 def check_slots(name: str, replica: dict[str, Any]) -> Check:

@@ -139,13 +139,14 @@ class Refusal:
 class VllmClient:
     """The management of one replica, over one pool of connections.
 
-    Raises ReplicaUnreachable when the replica does not answer in `timeout` seconds (`load_timeout` for a load) or says
-    that its engine is dead, and EngineRefused when it refuses, with vLLM's words.
+    Raises ReplicaUnreachable when the replica does not answer in `timeout` seconds (`slow_timeout` for a load, and for
+    the probe, which may be the first to run the engine's kernels) or says that its engine is dead, and EngineRefused
+    when it refuses, with vLLM's words.
     """
 
-    def __init__(self, replica: Replica, *, timeout: float = 10.0, load_timeout: float = 120.0) -> None:
+    def __init__(self, replica: Replica, *, timeout: float = 10.0, slow_timeout: float = 120.0) -> None:
         self.replica = replica
-        self._load_timeout = load_timeout
+        self._slow_timeout = slow_timeout
         self._credentials = {"authorization": f"Bearer {replica.api_key}"} if replica.api_key else {}
         socket = replica.url.removeprefix("unix:") if replica.url.startswith("unix:") else None
         try:
@@ -181,7 +182,7 @@ class VllmClient:
         would go on answering from prefixes cached with the old weights.
         """
         body = {"lora_name": served_name, "lora_path": path}
-        response = await self._send("POST", "/v1/load_lora_adapter", json=body, timeout=self._load_timeout)
+        response = await self._send("POST", "/v1/load_lora_adapter", json=body, timeout=self._slow_timeout)
         if response.is_success:
             return
         refusal = Refusal.of(response)
@@ -212,7 +213,7 @@ class VllmClient:
             "model": model, "prompt": list(prompts), "max_tokens": 1, "temperature": 0, "logprobs": LIKELIEST,
             "return_tokens_as_token_ids": True,  # else tokens with the same text fall together
         }
-        answer = await self._ask("POST", "/v1/completions", _Completion, json=body)
+        answer = await self._ask("POST", "/v1/completions", _Completion, json=body, timeout=self._slow_timeout)
         likeliest = [c.logprobs.top_logprobs[0] for c in sorted(answer.choices, key=lambda choice: choice.index)]
         return [sorted(logprobs.values(), reverse=True)[:LIKELIEST] for logprobs in likeliest]
 
@@ -251,8 +252,10 @@ class VllmClient:
             why = str(error) or type(error).__name__
             raise ReplicaUnreachable(f"The replica {self.replica.name} does not answer {path}: {why}.") from error
 
-    async def _ask(self, method: str, path: str, answer: type[_Answer], *, json: Any = None) -> _Answer:
-        response = await self._send(method, path, json=json)
+    async def _ask(
+        self, method: str, path: str, answer: type[_Answer], *, json: Any = None, timeout: float | None = None
+    ) -> _Answer:
+        response = await self._send(method, path, json=json, timeout=timeout)
         if not response.is_success:
             raise self._refused(Refusal.of(response), f"refused {path}")
         try:

@@ -1,6 +1,7 @@
 """vLLM replicas on this machine: with which flags, on which sockets, and how long until they answer."""
 
 import asyncio
+import contextlib
 import math
 import os
 import shutil
@@ -13,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import httpx
+
 from gateway.launch import guardian
-from gateway.launch.processes import Announce, Keeper, LaunchFailed, Program, describe
+from gateway.launch.processes import Announce, Keeper, LaunchFailed, Program, describe, end_of
 
 Device: TypeAlias = Literal["auto", "cpu", "gpu"]
 Waiting: TypeAlias = Callable[[float], None]
 STOP_SECONDS = 15.0  # what a replica gets to stop by itself
+WARM_UP_SECONDS, LOOK_SECONDS = 300.0, 0.25
 LONGEST_SOCKET = 100  # bytes; the kernel takes 107
-END_OF_LOG = 4000  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +57,10 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One replica to run: its program, and the socket it will listen on."""
+    """One replica to run: what it calls its base model, the socket it will listen on, and its program."""
 
     name: str
+    base_model: str
     socket: Path
     program: Program
 
@@ -88,7 +92,7 @@ def _plan_one(options: EngineOptions, number: int, sockets: Path, logs: Path, gp
     }
     program = Program(name=f"replica {name}", command=tuple(guarded), environment=environment,
                       log=logs / f"{name}.log", before_start=lambda: socket.unlink(missing_ok=True))
-    return Engine(name, socket, program)
+    return Engine(name, options.served_name, socket, program)
 
 
 def _launcher(options: EngineOptions) -> list[str]:
@@ -159,11 +163,16 @@ class Engines:
     async def wait_until_healthy(self, waiting: Waiting) -> None:
         """Return when each answers /health; `waiting` hears the seconds so far. LaunchFailed when one ends instead."""
         started = time.monotonic()
-        pending = list(zip(self.engines, self._keepers, strict=True))
-        while pending:
-            await asyncio.sleep(0.25)
-            waiting(time.monotonic() - started)
-            pending = [pair for pair in pending if not await self._is_up(*pair)]
+        pending = {asyncio.create_task(self._come_up(*pair)) for pair in zip(self.engines, self._keepers, strict=True)}
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+                waiting(time.monotonic() - started)
+        finally:
+            for task in pending:
+                task.cancel()
 
     async def stop(self) -> None:
         """Stop all replicas and everything they started."""
@@ -171,31 +180,40 @@ class Engines:
         for engine in self.engines:
             engine.socket.unlink(missing_ok=True)
 
+    async def _come_up(self, engine: Engine, keeper: Keeper) -> None:
+        while True:
+            if await self._is_up(engine, keeper):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
     async def _is_up(self, engine: Engine, keeper: Keeper) -> bool:
         if keeper.failed.done():
             log = engine.program.log
             assert log is not None
             raise LaunchFailed(
                 f"Replica {engine.name} ended before it was up ({describe(keeper.failed.result())}). The end of its "
-                f"log, {log}:\n"
-                + log.read_bytes()[-END_OF_LOG:].decode(errors="replace"))
-        if engine.socket.exists() and await is_healthy(engine.socket):
-            keeper.is_ready = True
-            return True
+                f"log, {log}:\n{end_of(log)}")
+        if not engine.socket.exists():
+            return False
+        transport = httpx.AsyncHTTPTransport(uds=str(engine.socket))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            if not await is_healthy(http):
+                return False
+            await warm_up(http, engine.base_model)
+        keeper.is_ready = True
+        return True
+
+
+async def is_healthy(http: httpx.AsyncClient) -> bool:
+    """Does this vLLM say that it is well?"""
+    try:
+        return (await http.get("/health", timeout=5)).is_success
+    except httpx.TransportError:
         return False
 
 
-async def is_healthy(socket: Path) -> bool:
-    """Does the vLLM behind this socket say that it is well?"""
-    try:
-        reader, writer = await asyncio.open_unix_connection(socket)
-    except OSError:
-        return False
-    try:
-        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        status = await asyncio.wait_for(reader.readline(), 5)
-    except (OSError, TimeoutError):
-        return False
-    finally:
-        writer.close()
-    return b" 200 " in status
+async def warm_up(http: httpx.AsyncClient, base_model: str) -> None:
+    """Have vLLM answer once: its first request compiles kernels, for seconds that no caller should wait."""
+    body = {"model": base_model, "prompt": "Hello", "max_tokens": 2, "temperature": 0, "logprobs": 1}
+    with contextlib.suppress(httpx.TransportError):  # if it has died, its keeper says so
+        await http.post("/v1/completions", json=body, timeout=WARM_UP_SECONDS)

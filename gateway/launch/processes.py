@@ -13,6 +13,7 @@ from typing import TypeAlias
 Announce: TypeAlias = Callable[[str], None]
 
 FIRST_DELAY, LONGEST_DELAY, GOOD_LIFE = 0.5, 30.0, 60.0  # seconds
+END_OF_LOG, LAST_LINES = 8000, 20  # bytes; lines
 
 
 class LaunchFailed(Exception):
@@ -105,6 +106,12 @@ class Keeper:
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
             await self._spawn()
+
+
+def end_of(log: Path) -> str:
+    """The last lines of a log, each indented."""
+    lines = log.read_bytes()[-END_OF_LOG:].decode(errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
 
 
 def describe(status: int) -> str:

@@ -2,8 +2,11 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+
+import httpx
 
 from gateway.clients.valkey import EmbeddedValkey
 from gateway.domain.errors import SwitchyardError
@@ -13,6 +16,7 @@ from gateway.launch.supervisor import APP, Supervisor
 from gateway.settings import Settings
 
 VALKEY_WATCH_SECONDS = 1.0
+SEEN_SECONDS, SEEN_PAUSE_SECONDS = 60.0, 0.1
 
 
 class Stack:
@@ -49,7 +53,9 @@ class Stack:
             self._watch = asyncio.create_task(self._keep_valkey(self.valkey))
         await self.engines.start()
         await self.gateway.start()
-        await self.engines.wait_until_healthy(waiting)
+        if self.engines.engines:
+            await self.engines.wait_until_healthy(waiting)
+            await self._wait_until_seen()
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """The gateway drains, the replicas stop, Valkey goes last; `hurry` cuts the draining short."""
@@ -60,6 +66,17 @@ class Stack:
             await asyncio.gather(self._watch, return_exceptions=True)
         if self.valkey is not None:
             self.valkey.stop()
+
+    async def _wait_until_seen(self) -> None:
+        """The gateway looks at its replicas every so often: wait until it has seen that ours are up."""
+        deadline = time.monotonic() + SEEN_SECONDS
+        async with httpx.AsyncClient(trust_env=False) as client:
+            while time.monotonic() < deadline:
+                answer = (await client.get(f"{self.url}/readyz")).json()
+                if answer["replicas"]["healthy"] >= len(self.engines.engines):
+                    return
+                await asyncio.sleep(SEEN_PAUSE_SECONDS)
+        raise LaunchFailed(f"The gateway does not reach the replicas that were started: {answer}")
 
     async def _keep_valkey(self, valkey: EmbeddedValkey) -> None:
         while True:

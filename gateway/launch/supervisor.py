@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gateway.launch.processes import Announce, Keeper, LaunchFailed, Program, describe
+from gateway.launch.processes import Announce, Keeper, LaunchFailed, Program, describe, end_of
 from gateway.settings import Settings
 
 APP = "gateway.app:build"
@@ -111,7 +111,7 @@ class Supervisor:
             all_up.cancel()
         for keeper in self._keepers:
             if keeper.failed.done():
-                where = f"Its log: {self._log}" if self._log else "Its own words are above."
+                where = f"The end of its log, {self._log}:\n{end_of(self._log)}" if self._log else "It says why above."
                 raise LaunchFailed(
                     f"{keeper.program.name} ended before it served ({describe(keeper.failed.result())}). {where}")
 

@@ -260,7 +260,7 @@ def test_the_main_job_by_the_command_line(folder: Path) -> None:
         artifact.mkdir()
         write_adapter(artifact, seed=1)
         one.run("tenants", "create", "acme")
-        key = one.run("keys", "create", "acme", "laptop", "--adapter", "support", "--days", "1")["key"]
+        key = one.run("keys", "create", "acme", "--name", "laptop", "--adapter", "support", "--days", "1")["key"]
         version = one.run("adapters", "register", "acme/support", str(artifact), "--base-model", "base")
         assert (version["number"], version["phase"]) == (1, "ready")
         answer = httpx.post(f"{one.url}/v1/chat/completions", headers={"authorization": f"Bearer {key}"}, timeout=20,

@@ -125,9 +125,9 @@ async def test_a_slow_load_has_its_own_time_limit(tmp_path: Path) -> None:
     fake.behave(load_delay=0.3)
     path = str(write_adapter(tmp_path / "good"))
     with serving(fake, tmp_path / "f.sock") as url:
-        async with connected(url, timeout=0.1, load_timeout=5.0) as patient:
+        async with connected(url, timeout=0.1, slow_timeout=5.0) as patient:
             await patient.load(NAME, path)
-        async with connected(url, timeout=5.0, load_timeout=0.1) as hasty:
+        async with connected(url, timeout=5.0, slow_timeout=0.1) as hasty:
             with pytest.raises(ReplicaUnreachable, match="ReadTimeout"):
                 await hasty.load("another", path)
 
