@@ -208,7 +208,7 @@ class VersionIn(In):
 
 
 class VersionOut(Out):
-    """A version. `effect`: largest change of a log probability that the probe saw; `noise`: the base model's own."""
+    """A version. `effect`: the change of log probabilities that the probe saw; `noise`: the base model's own."""
 
     model_config = example(
         tenant="acme", adapter="support", number=3,

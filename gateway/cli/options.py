@@ -1,5 +1,6 @@
 """Options that many commands share, and what they stand for."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -20,7 +21,7 @@ Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for p
 State: TypeAlias = Annotated[Path | None, typer.Option(
     "--state", help="State folder. Default: SWITCHYARD_STATE_PATH, else .switchyard/state.")]
 
-DEFAULT_URL = "http://127.0.0.1:8080"
+DEFAULT_URL = f"http://127.0.0.1:{os.environ.get('SWITCHYARD_PORT') or 8080}"
 
 
 def load_settings(**given: object) -> "Settings":

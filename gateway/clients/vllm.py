@@ -203,14 +203,17 @@ class VllmClient:
         if refusal.status != HTTPStatus.NOT_FOUND or not refusal.kind:
             raise self._refused(refusal, f"did not unload {served_name}")
 
-    async def next_token_logprobs(self, model: str, prompts: Sequence[str]) -> list[list[float]]:
+    async def next_token_logprobs(self, model: str, prompts: Sequence[str], salt: str) -> list[list[float]]:
         """For each prompt, the logprobs (nats) of the `LIKELIEST` next tokens, largest first; one token each is spent.
+
+        A `salt` never used before keeps the engine from answering from its prefix cache.
 
         Not vLLM's `prompt_logprobs` or `echo`: with LoRA on, those kill the engine when another request shares the
         step (CPU), and leave out what an adapter does to `lm_head`.
         """
         body = {
             "model": model, "prompt": list(prompts), "max_tokens": 1, "temperature": 0, "logprobs": LIKELIEST,
+            "cache_salt": salt,
             "return_tokens_as_token_ids": True,  # else tokens with the same text fall together
         }
         answer = await self._ask("POST", "/v1/completions", _Completion, json=body, timeout=self._slow_timeout)

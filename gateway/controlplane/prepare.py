@@ -113,7 +113,7 @@ class Preparer:
         effect = await self._measure(version, holders)
         if not effect.effect > max(self._min_effect, NOISE_FACTOR * effect.noise):
             raise _Refusal((
-                "The adapter does not change what the base model says: over the probe's prompts the largest change of "
+                "The adapter does not change what the base model says: over the probe's prompts the change of "
                 f"a log probability was {effect.effect:.6f} nats. It must be more than {self._min_effect:.6f}, and "
                 f"more than {NOISE_FACTOR:g} times the {effect.noise:.6f} by which the base model differs from itself. "
                 "The adapter was probably not trained, or saved under names that the engine ignores.",

@@ -28,6 +28,9 @@ PROBE_PROMPTS = (
     "User: How can I help you today?\nAssistant: Certainly, here is what I found:",
     "1. First, explain the problem. 2. Then list the steps. 3. Finally, summarise the result.",
 )
+PROBE_RUNS = 5
+"""Of base and adapter each: with 5, 1 in 2,000 adapters that do nothing passed beside 128 streams, with 3 1 in 70, and
+none that did something was refused (resampled from an H200's answers, vLLM 0.26)."""
 STATS_EVERY = 5
 RANKINGS_KEPT = 10_000
 
@@ -216,14 +219,19 @@ class Replicas:
     async def measure_effect(self, replica: str, version: Version) -> Effect:
         """Compare the likeliest next tokens' logprobs after fixed prompts, with and without the adapter.
 
-        The replica has the version loaded."""
+        The replica has the version loaded. Base and adapter take turns, so that both meet the same neighbours, and
+        every look has a salt of its own, so that none is answered from the prefix cache.
+        """
         state = self._state(replica)
         if state.base_model is None:
             raise ReplicaUnreachable(f"The replica {replica} has not said which base model it serves yet.")
-        base = await state.engine.next_token_logprobs(state.base_model, PROBE_PROMPTS)
-        adapter = await state.engine.next_token_logprobs(version.served_name, PROBE_PROMPTS)
-        again = await state.engine.next_token_logprobs(state.base_model, PROBE_PROMPTS)
-        return Effect.between(base, again, adapter)
+        names = [state.base_model, version.served_name]
+        runs: dict[str, list[list[list[float]]]] = {name: [] for name in names}
+        for _ in range(PROBE_RUNS):
+            for name in names:
+                runs[name].append(await state.engine.next_token_logprobs(name, PROBE_PROMPTS, self._system.hex(16)))
+            names.reverse()
+        return Effect.between(runs[state.base_model], runs[version.served_name])
 
     async def _load(self, state: ReplicaState, version: Version) -> None:
         started = self._system.monotonic()

@@ -132,8 +132,8 @@ VERSION_MOVES: Mapping[VersionPhase, frozenset[VersionPhase]] = MappingProxyType
 class Version(Entity):
     """One immutable artifact of an adapter, numbered from 1; `digest` (SHA-256, hex) names its bytes.
 
-    `effect` is the largest change of a logprob (nats) that the probe saw against the base model, `noise` what the base
-    model differed from itself by. `warnings` are what the checks could not settle.
+    `effect` is the change of logprobs (nats) that the probe saw against the base model, `noise` what the base model
+    differed from itself by. `warnings` are what the checks could not settle.
     """
 
     kind: ClassVar[str] = "version"

@@ -12,6 +12,7 @@ from gateway.domain.errors import EngineRefused
 from tests.contract import shapes
 from tests.contract.shapes import same
 
+SALT = "a salt of the tests"
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT, COMPLETIONS, ANTHROPIC, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"
 BODIES: dict[str, dict[str, Any]] = {
@@ -260,8 +261,8 @@ async def test_an_adapter_that_changes_nothing_gives_the_bases_logprobs_to_the_l
 ) -> None:
     await client.load(name, str(adapters / "no_op"))
     try:
-        base = await client.next_token_logprobs("base", ["abc", "The quick brown fox"])
-        assert await client.next_token_logprobs(name, ["abc", "The quick brown fox"]) == base
+        base = await client.next_token_logprobs("base", ["abc", "The quick brown fox"], SALT)
+        assert await client.next_token_logprobs(name, ["abc", "The quick brown fox"], SALT) == base
     finally:
         await client.unload(name)
 
@@ -269,8 +270,8 @@ async def test_an_adapter_that_changes_nothing_gives_the_bases_logprobs_to_the_l
 async def test_a_good_adapter_changes_logprobs_and_text(
     client: VllmClient, wire: httpx.AsyncClient, good: str
 ) -> None:
-    base = await client.next_token_logprobs("base", ["abc", "The quick brown fox"])
-    changed = await client.next_token_logprobs(good, ["abc", "The quick brown fox"])
+    base = await client.next_token_logprobs("base", ["abc", "The quick brown fox"], SALT)
+    changed = await client.next_token_logprobs(good, ["abc", "The quick brown fox"], SALT)
 
     for before, after in zip(base, changed, strict=True):
         assert max(abs(one - other) for one, other in zip(before, after, strict=True)) > 0.01
@@ -279,16 +280,16 @@ async def test_a_good_adapter_changes_logprobs_and_text(
 
 
 async def test_logprobs_are_negative_ordered_and_the_same_twice(client: VllmClient) -> None:
-    first = await client.next_token_logprobs("base", ["abc", "xy"])
+    first = await client.next_token_logprobs("base", ["abc", "xy"], SALT)
 
-    assert first == await client.next_token_logprobs("base", ["abc", "xy"])
+    assert first == await client.next_token_logprobs("base", ["abc", "xy"], SALT)
     assert [len(logprobs) for logprobs in first] == [LIKELIEST, LIKELIEST]
     assert all(logprobs == sorted(logprobs, reverse=True) and logprobs[0] < 0 for logprobs in first)
 
 
 async def test_logprobs_of_an_unknown_model_are_refused(client: VllmClient) -> None:
     with pytest.raises(EngineRefused, match="does not exist"):
-        await client.next_token_logprobs("nobody", ["abc"])
+        await client.next_token_logprobs("nobody", ["abc"], SALT)
 
 
 async def test_a_single_prompts_own_logprobs_come_by_token(wire: httpx.AsyncClient) -> None:

@@ -109,7 +109,7 @@ async def test_a_key_does_not_protect_everything(client: VllmClient) -> None:
 
 
 async def test_the_audit_has_no_effect(client: VllmClient, wire: httpx.AsyncClient, good: str) -> None:
-    await client.next_token_logprobs(good, ["abc"])
+    await client.next_token_logprobs(good, ["abc"], "salt")
     before = await client.models()
     spent = [line for line in (await wire.get("/metrics")).text.splitlines() if "tokens_total{" in line]
 

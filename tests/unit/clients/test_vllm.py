@@ -49,7 +49,7 @@ CALLS: dict[str, Callable[[VllmClient], Awaitable[object]]] = {
     "models": lambda client: client.models(),
     "load": lambda client: client.load(NAME, "/artifacts/good"),
     "unload": lambda client: client.unload(NAME),
-    "next_token_logprobs": lambda client: client.next_token_logprobs("base", ["abc"]),
+    "next_token_logprobs": lambda client: client.next_token_logprobs("base", ["abc"], "salt"),
     "stats": lambda client: client.stats(),
     "version": lambda client: client.version(),
     "audit_exposure": lambda client: client.audit_exposure(),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.dataplane.replicas import Replicas
+from gateway.dataplane.replicas import PROBE_RUNS, Replicas
 from gateway.domain import placement
 from gateway.domain.errors import (
     AdapterNotLoaded,
@@ -54,6 +54,7 @@ class PlayedEngine:
     refuses: Exception | None = None
     lists_elsewhere: bool = False
     logprobs: dict[str, Sequence[list[list[float]]]] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
     exposed: tuple[str, ...] = ("POST /adapters",)
     stats_now: Stats = field(default_factory=Stats)
 
@@ -74,10 +75,10 @@ class PlayedEngine:
     async def unload(self, served_name: str) -> None:
         self.adapters.pop(served_name, None)
 
-    async def next_token_logprobs(self, model: str, prompts: Sequence[str]) -> list[list[float]]:
-        answers = list(self.logprobs[model])
-        self.logprobs[model] = answers[1:]
-        return answers[0]
+    async def next_token_logprobs(self, model: str, prompts: Sequence[str], salt: str) -> list[list[float]]:
+        self.asked.append((model, salt))
+        answers = self.logprobs[model]
+        return answers[sum(name == model for name, _ in self.asked) % len(answers)]
 
     async def stats(self) -> Stats:
         return self.stats_now
@@ -276,10 +277,21 @@ async def test_a_replica_taken_from_the_registry_is_dropped(yards: list[Yard]) -
     assert (await replicas.pick(BASE, {})).name == "a"
 
 
-async def test_the_effect_is_the_largest_change_and_the_noise_what_the_base_does_to_itself(yards: list[Yard]) -> None:
+async def test_the_probe_lets_base_and_adapter_take_turns_and_never_meets_the_prefix_cache(yards: list[Yard]) -> None:
     yards.append(yard := Yard("a"))
     replicas = await yard.begin()
-    yard.engines["a"].logprobs = {
-        "base": [[[-1.0, -2.0], [-3.0]], [[-1.0, -2.1], [-3.0]]], VERSION.served_name: [[[-1.5, -2.0], [-3.75]]]}
+    engine = yard.engines["a"]
+    engine.logprobs = {"base": [[[-1.0]]], VERSION.served_name: [[[-1.5]]]}
     effect = await replicas.measure_effect("a", VERSION)
-    assert (effect.effect, round(effect.noise, 6)) == (0.75, 0.1)
+    assert (effect.effect, effect.noise) == (0.5, 0.0)
+    asked = [name == "base" for name, _ in engine.asked]
+    assert asked == [True, False, False, True] * (PROBE_RUNS // 2) + [True, False] * (PROBE_RUNS % 2)
+    assert len({salt for _, salt in engine.asked}) == 2 * PROBE_RUNS
+
+
+async def test_an_adapter_that_does_nothing_has_no_effect_whichever_bit_pattern_it_meets(yards: list[Yard]) -> None:
+    yards.append(yard := Yard("a"))
+    replicas = await yard.begin()
+    patterns = [[[-1.0, -2.0], [-3.0], [-1.0]], [[-1.2, -2.0], [-3.1], [-1.1]]]
+    yard.engines["a"].logprobs = {"base": patterns, VERSION.served_name: patterns[1:]}
+    assert (await replicas.measure_effect("a", VERSION)).effect == 0.0
