@@ -4,5 +4,11 @@ model.py        entities, phases, the snapshot      names.py         what things
 routing.py      call → version and track            placement.py     version → replicas, in order
 preflight.py    may an artifact serve at all?       reconcile.py     what replicas lack or hold too much
 adapter_config.py architecture.py findings.py       its parts        fleet.py   replicas as last seen
+windows.py      in which time a call is counted     webhook.py      who is told what happens
+rollout.py      phases and moves, a table           plan.py split.py slots.py  its steps, its callers, its room
+evaluation.py   what a version has proven           freeze.py       when nothing moves
+explanation.py  who gets what, and why              hot.py          what must stay in GPU memory
+happening.py    what others are told                kinds.py        which entity is under which path
+audit.py        the hash chain of changes           operators.py    roles, and who has them
 errors.py       every failure a caller can act on
 """

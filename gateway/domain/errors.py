@@ -3,11 +3,14 @@
     SwitchyardError
     ├── InvalidRequest            what was sent cannot be understood; fix it and send again
     │   ├── MalformedJson         the body is not one JSON object
-    │   └── FieldRefused          the field is the gateway's to set, or would break isolation
+    │   ├── FieldRefused          the field is the gateway's to set, or would break isolation
+    │   └── IdempotencyKeyReused  another request was sent with this Idempotency-Key; give each request its own
     ├── NotAuthenticated          no key, a wrong, expired or revoked one
+    ├── PermissionDenied          the key is valid, but its role does not reach; `required_role` does
     ├── NotFound                  the named thing does not exist for this caller
     │   └── ModelNotFound         no such adapter, version or base model for this key
     ├── Conflict                  the change contradicts what the registry holds
+    │   └── NotReplayed           this Idempotency-Key's first request has no answer that could be given again
     ├── LostRace                  somebody changed it since it was read; read again
     ├── BodyTooLarge              send less, or raise the limit
     ├── ArtifactRefused           the artifact would not serve; `reasons` says why
@@ -15,6 +18,7 @@
     └── Unavailable               try again after `retry_after` seconds
         ├── NoHealthyReplica      no replica of the pool can take the call
         ├── RegistryUnavailable   Redis does not answer; requests go on, changes do not
+        │   └── OutcomeUnknown    Redis stopped answering while the change was made; read before you repeat it
         ├── ReplicaUnreachable    this replica does not answer, or not in time
         ├── AdapterNotLoaded      the version could not be loaded on any replica
         ├── UpstreamFailed        the replica failed, and so did the one retry
@@ -49,8 +53,22 @@ class FieldRefused(InvalidRequest):
     code = "field_refused"
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    code = "idempotency_key_reused"
+
+
 class NotAuthenticated(SwitchyardError):
     code = "invalid_api_key"
+
+
+class PermissionDenied(SwitchyardError):
+    """`required_role` is the least role that may do it."""
+
+    code = "permission_denied"
+
+    def __init__(self, message: str, *, required_role: str) -> None:
+        super().__init__(message)
+        self.required_role = required_role
 
 
 class NotFound(SwitchyardError):
@@ -63,6 +81,10 @@ class ModelNotFound(NotFound):
 
 class Conflict(SwitchyardError):
     code = "conflict"
+
+
+class NotReplayed(Conflict):
+    code = "not_replayed"
 
 
 class LostRace(SwitchyardError):
@@ -109,6 +131,10 @@ class NoHealthyReplica(Unavailable):
 
 class RegistryUnavailable(Unavailable):
     code = "registry_unavailable"
+
+
+class OutcomeUnknown(RegistryUnavailable):
+    code = "outcome_unknown"
 
 
 class ReplicaUnreachable(Unavailable):

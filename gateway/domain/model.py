@@ -5,16 +5,22 @@ revision at which it last changed (0: not written yet). Times are Unix seconds. 
 field that this release does not know is ignored, so that old and new gateways can read one registry.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 from gateway.domain import names
 from gateway.domain.errors import Conflict
+from gateway.domain.rollout import Phase, Rollout, Shadow
 
 Document: TypeAlias = dict[str, Any]
+E = TypeVar("E", bound="Entity")
+K = TypeVar("K")
+
+MAX_IN_FLIGHT = 256
+"""How many requests at once a replica takes before others are preferred, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +70,7 @@ class ApiKey(Entity):
     """Proof that a caller is of a tenant; only the secret's SHA-256 (hex) is kept.
 
     `prefix` is shown for recognition. `adapters`: the only adapters it may use (None: all of the tenant's and, if the
-    tenant may, the base model).
+    tenant may, the base model). `may_pin`: may it name a version, as in `support@3`?
     """
 
     kind: ClassVar[str] = "key"
@@ -77,6 +83,7 @@ class ApiKey(Entity):
     adapters: tuple[str, ...] | None = None
     expires_at: float | None = None
     revoked_at: float | None = None
+    may_pin: bool = False
 
     @property
     def path(self) -> str:
@@ -91,12 +98,21 @@ class ApiKey(Entity):
         return self.adapters is None or adapter in self.adapters
 
 
+class EvaluationPolicy(StrEnum):
+    """What a version needs to take canary or stable traffic: nothing, a passing evaluation or else a warning is kept,
+    or a passing evaluation."""
+
+    OFF = "off"
+    WARN = "warn"
+    REQUIRED = "required"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter(Entity):
     """A named LoRA line of a tenant.
 
     `replicas`: how many replicas hold its versions (None: all of the pool). `last_number`: the highest version number
-    ever given, so that no number is used twice.
+    ever given, so that no number is used twice. `evaluation`: what its versions must prove before they take traffic.
     """
 
     kind: ClassVar[str] = "adapter"
@@ -105,10 +121,16 @@ class Adapter(Entity):
     created_at: float
     replicas: int | None = None
     last_number: int = 0
+    evaluation: EvaluationPolicy = EvaluationPolicy.WARN
 
     @property
     def path(self) -> str:
         return f"adapter/{self.tenant}/{self.name}"
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], revision: int) -> Self:
+        values = {**document, "evaluation": EvaluationPolicy(document.get("evaluation", EvaluationPolicy.WARN))}
+        return super(Adapter, cls).from_document(values, revision)
 
 
 class VersionPhase(StrEnum):
@@ -184,16 +206,66 @@ class Version(Entity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release(Entity):
-    """Which version of an adapter takes traffic (None: none yet)."""
+    """Which versions of an adapter take traffic, and how much.
+
+    `stable`: the version that takes what no canary takes (None: no traffic yet). `rollout`: the canary's course, kept
+    when it is over until another begins. `shadow`: the version that gets copies of requests. `analysis`: the numbers of
+    the rollout's latest noted verdict, JSON-ready. `fence`: the highest fencing token of an analyst that wrote here.
+    """
 
     kind: ClassVar[str] = "release"
     tenant: str
     adapter: str
     stable: int | None = None
+    rollout: Rollout | None = None
+    shadow: Shadow | None = None
+    analysis: Mapping[str, Any] | None = None
+    fence: int = 0
 
     @property
     def path(self) -> str:
         return f"release/{self.tenant}/{self.adapter}"
+
+    @property
+    def live(self) -> Rollout | None:
+        """The rollout whose canary takes traffic now."""
+        return self.rollout if self.rollout is not None and self.rollout.is_live else None
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The versions that must stay hot: stable, canary and shadow."""
+        named = {self.stable, self.live.canary if self.live else None, self.shadow.number if self.shadow else None}
+        return frozenset(number for number in named if number is not None)
+
+    def with_rollout(self, rollout: Rollout) -> Self:
+        """The release after a move of its rollout; a promoted canary is stable, and nobody's shadow any more."""
+        stable = rollout.canary if rollout.phase is Phase.PROMOTED else self.stable
+        shadow = None if self.shadow is not None and self.shadow.number == stable else self.shadow
+        return replace(self, rollout=rollout, stable=stable, shadow=shadow)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], revision: int) -> Self:
+        rollout, shadow = document.get("rollout"), document.get("shadow")
+        values = {**document, "rollout": Rollout.from_document(rollout) if rollout else None,
+                  "shadow": Shadow.from_document(shadow) if shadow else None}
+        return super(Release, cls).from_document(values, revision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias(Entity):
+    """Another name for an adapter of the tenant, or for one version of it.
+
+    `target`: `support` (whatever its release says), `support@3`, or `support@latest` (its newest ready version).
+    """
+
+    kind: ClassVar[str] = "alias"
+    tenant: str
+    name: str
+    target: str
+
+    @property
+    def path(self) -> str:
+        return f"alias/{self.tenant}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +282,7 @@ class Replica(Entity):
     created_at: float
     api_key: str | None = None
     artifacts_path: str | None = None
-    max_in_flight: int = 256
+    max_in_flight: int = MAX_IN_FLIGHT
 
     @property
     def path(self) -> str:
@@ -232,7 +304,10 @@ class Secret(Entity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One audited write: who did what to which entity, when. `detail` is JSON-ready and never holds a secret."""
+    """One audited write: who did what to which entity, when. `detail` is JSON-ready and never holds a secret.
+
+    `hash`, `previous` (the hash of the change before it) and `writes_digest` are the chain's; see `domain.audit`.
+    """
 
     actor: str
     action: str
@@ -240,17 +315,9 @@ class Change:
     at: float
     detail: Mapping[str, Any]
     revision: int = 0
-
-
-KINDS: Mapping[str, type[Entity]] = MappingProxyType({
-    kind.kind: kind for kind in (Tenant, ApiKey, Adapter, Version, Release, Replica, Secret)
-})
-
-
-def entity_from(path: str, document: Mapping[str, Any], revision: int) -> Entity | None:
-    """The entity kept under `path`, or None when its kind is unknown to this release."""
-    kind = KINDS.get(path.split("/", 1)[0])
-    return kind.from_document(document, revision) if kind else None
+    writes_digest: str = ""
+    previous: str = ""
+    hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,32 +334,23 @@ class Snapshot:
     adapters: Mapping[tuple[str, str], Adapter]
     versions: Mapping[tuple[str, str, int], Version]
     releases: Mapping[tuple[str, str], Release]
+    aliases: Mapping[tuple[str, str], Alias]
     replicas: Mapping[str, Replica]
 
     @classmethod
     def of(cls, revision: int, entities: Mapping[str, Entity]) -> Self:
         """Index `entities` (by path) at `revision`."""
-        tenants: dict[str, Tenant] = {}
-        keys: dict[str, ApiKey] = {}
-        adapters: dict[tuple[str, str], Adapter] = {}
-        versions: dict[tuple[str, str, int], Version] = {}
-        releases: dict[tuple[str, str], Release] = {}
-        replicas: dict[str, Replica] = {}
-        for entity in entities.values():
-            match entity:
-                case Tenant():
-                    tenants[entity.name] = entity
-                case ApiKey():
-                    keys[entity.sha256] = entity
-                case Adapter():
-                    adapters[entity.tenant, entity.name] = entity
-                case Version():
-                    versions[entity.tenant, entity.adapter, entity.number] = entity
-                case Release():
-                    releases[entity.tenant, entity.adapter] = entity
-                case Replica():
-                    replicas[entity.name] = entity
-        return cls(revision, entities, tenants, keys, adapters, versions, releases, replicas)
+        found = entities.values()
+        return cls(
+            revision, entities,
+            tenants=_indexed(found, Tenant, lambda e: e.name),
+            keys_by_sha256=_indexed(found, ApiKey, lambda e: e.sha256),
+            adapters=_indexed(found, Adapter, lambda e: (e.tenant, e.name)),
+            versions=_indexed(found, Version, lambda e: (e.tenant, e.adapter, e.number)),
+            releases=_indexed(found, Release, lambda e: (e.tenant, e.adapter)),
+            aliases=_indexed(found, Alias, lambda e: (e.tenant, e.name)),
+            replicas=_indexed(found, Replica, lambda e: e.name),
+        )
 
     @classmethod
     def empty(cls) -> Self:
@@ -310,3 +368,7 @@ class Snapshot:
         """An adapter's versions, oldest first."""
         found = [v for (t, a, _), v in self.versions.items() if (t, a) == (tenant, adapter)]
         return sorted(found, key=lambda v: v.number)
+
+
+def _indexed(entities: Iterable[Entity], kind: type[E], key: Callable[[E], K]) -> dict[K, E]:
+    return {key(entity): entity for entity in entities if isinstance(entity, kind)}

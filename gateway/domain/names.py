@@ -8,7 +8,9 @@ from gateway.domain.errors import InvalidRequest
 TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 ADAPTER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 REPLICA = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+OPERATOR = REPLICA
 DIGEST = re.compile(r"[0-9a-f]{64}")
+_PINNED = re.compile(rf"({ADAPTER.pattern})(?:@([1-9][0-9]{{0,8}}|latest))?")
 _SERVED = re.compile(rf"({TENANT.pattern})/({ADAPTER.pattern})@([1-9][0-9]{{0,8}})-([0-9a-f]{{12}})")
 
 
@@ -19,6 +21,19 @@ class ServedName(NamedTuple):
     adapter: str
     number: int
     digest12: str
+
+
+class ModelName(NamedTuple):
+    """What a model name, or an alias, means: an adapter, and perhaps one version of it (a number, or `latest`)."""
+
+    adapter: str
+    pin: str | None
+
+
+def parse_model(text: str) -> ModelName | None:
+    """The parts of `support`, `support@3` or `support@latest`; None when it is none of these."""
+    found = _PINNED.fullmatch(text)
+    return ModelName(found[1], found[2]) if found else None
 
 
 def served_name(tenant: str, adapter: str, number: int, digest: str) -> str:

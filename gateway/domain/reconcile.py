@@ -155,7 +155,7 @@ def _ready_versions(snapshot: Snapshot) -> list[Version]:
     """Those that take traffic first: after a restart they are missed most."""
     def waits(version: Version) -> bool:
         release = snapshot.releases.get((version.tenant, version.adapter))
-        return release is None or release.stable != version.number
+        return release is None or version.number not in release.numbers
 
     return sorted((v for v in snapshot.versions.values() if v.phase is VersionPhase.READY), key=waits)
 
