@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         "How long a retired version stays loaded for requests that were routed to it."))
     min_effect: float = Field(0.001, ge=0, description=(
         "Smallest change of a log probability (nats) by which an adapter must differ from its base model."))
+    shadow_max_in_flight: int = Field(8, ge=0, description="Copies for shadow versions under way at a time; 0: none.")
+    shadow_tokens_a_minute: int = Field(60_000, ge=1, description=(
+        "Completion tokens that shadow versions may cost a minute, in each gateway process."))
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description=(
         "`debug`, `info`, `warning` or `error`."))
     metrics_max_series: int = Field(2000, ge=1, description=(

@@ -3,13 +3,17 @@
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+from gateway.domain.analysis import Verdict
+from gateway.domain.model import Snapshot
 
 LATENCY_BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
@@ -18,6 +22,10 @@ OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 LOAD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 WHO = ("tenant", "adapter", "version", "track")
 OTHER = ("other", "other", "other", "other")
+SPLIT = ("tenant", "adapter", "track")
+VERDICTS: Mapping[str, int] = MappingProxyType({
+    Verdict.PASS: 1, Verdict.INCONCLUSIVE: 2, Verdict.NO_TRAFFIC: 3, Verdict.FAIL: 4})
+"""Verdict → what `release_verdict` shows; 0 is none."""
 
 
 @dataclass(slots=True)
@@ -27,6 +35,11 @@ class Record:
     `received`: when its body was complete. `overhead`: seconds that the gateway itself added before the first byte out.
 
     Names come from the registry's snapshot, never from what a caller sent; empty until they are known.
+
+    For the comparison of canary with stable, and only then worth filling: `epoch` is the route's (empty: the call was
+    not split by a live rollout, and is not tallied); `subject` is who was split (empty: the key), and goes into no log;
+    `empty_output`: answered to the end without text, tool call or any other output; `json_asked`: `response_format`
+    asked for JSON; `json_invalid`: the whole answer then was none.
     """
 
     request_id: str
@@ -49,6 +62,11 @@ class Record:
     overhead: float = 0.0
     first_byte: float = 0.0
     ended: float = 0.0
+    epoch: str = ""
+    subject: str = ""
+    empty_output: bool = False
+    json_asked: bool = False
+    json_invalid: bool = False
 
     @property
     def duration(self) -> float:
@@ -59,7 +77,7 @@ class Record:
 class _Children:
     """The label children of one (tenant, adapter, version, track), looked up once."""
 
-    __slots__ = ("completion_tokens", "duration", "first_token", "overhead", "prompt_tokens", "requests")
+    __slots__ = ("completion_tokens", "duration", "first_token", "overhead", "prompt_tokens", "requests", "splits")
 
     def __init__(self, metrics: "Metrics", who: tuple[str, ...]) -> None:
         self.duration = metrics.request_duration.labels(*who)
@@ -68,6 +86,7 @@ class _Children:
         self.prompt_tokens = metrics.tokens.labels(*who, "prompt")
         self.completion_tokens = metrics.tokens.labels(*who, "completion")
         self.requests: dict[tuple[int, str], Counter] = {}
+        self.splits: Counter | None = None
 
 
 class Metrics:
@@ -78,6 +97,7 @@ class Metrics:
         self._max_series = max_series
         self._children: dict[tuple[str, ...], _Children] = {}
         self._described: list[tuple[str, str, str]] = []
+        self._shown: dict[tuple[str, str], tuple[float, int]] = {}
         self.request_duration = self._histogram(
             "request_duration_seconds", "From the request's first byte to the answer's last.", WHO, LATENCY_BUCKETS)
         self.first_token = self._histogram(
@@ -89,6 +109,20 @@ class Metrics:
         self.requests = self._counter(
             "requests_total", "Answers, by HTTP status and finish reason.", (*WHO, "status", "finish_reason"))
         self.tokens = self._counter("tokens_total", "Tokens as the replica counted them.", (*WHO, "kind"))
+        self.shadows = self._counter(
+            "shadow_requests_total", "Copies for a shadow version: its answer was the same (match), another (differ), "
+            "none (error), or no copy was sent for want of room (shed).", ("tenant", "adapter", "version", "outcome"))
+        self.splits = self._counter(
+            "split_decisions_total", "Answered calls that a live rollout sent to a track.", SPLIT)
+        self.release_weight = self._gauge(
+            "release_weight", "Percent of an adapter's callers that get the canary, 0 without a live rollout; of "
+            "adapters that have had one.", ("tenant", "adapter"), "livemostrecent")
+        self.release_verdict = self._gauge(
+            "release_verdict", "The verdict noted last on an adapter's latest rollout, also when it is over: 0 none "
+            "yet, 1 pass, 2 inconclusive, 3 no_traffic, 4 fail.", ("tenant", "adapter"), "livemostrecent")
+        self.webhooks = self._counter(
+            "webhook_deliveries_total", "What became of what webhooks were to be told: delivered, failed (after trying "
+            "again), dropped (too much waited for the receiver, or the gateway ended).", ("webhook", "outcome"))
         self.load_seconds = self._histogram(
             "adapter_load_seconds", "Loading a version on a replica until it is listed.", ("replica",), LOAD_BUCKETS)
         self.load_failures = self._counter(
@@ -123,6 +157,26 @@ class Metrics:
             labels = who if who in self._children else OTHER
             counter = children.requests[outcome] = self.requests.labels(*labels, str(outcome[0]), outcome[1])
         counter.inc()
+        if record.epoch:
+            self._count_split(children, record)
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Show the weight and the verdict of every release that has had a rollout; to be called with every snapshot,
+        so that all gateways show the same."""
+        for who, release in snapshot.releases.items():
+            if release.rollout is None:
+                continue
+            verdict = (release.analysis or {}).get("verdict", "")
+            shown = (release.live.weight if release.live else 0.0, VERDICTS.get(verdict, 0))
+            if self._shown.get(who) == shown or (who not in self._shown and len(self._shown) >= self._max_series):
+                continue
+            self._shown[who] = shown
+            self.release_weight.labels(*who).set(shown[0])
+            self.release_verdict.labels(*who).set(shown[1])
+
+    def count_delivery(self, webhook: str, outcome: str) -> None:
+        """Count what became of a delivery to a webhook."""
+        self.webhooks.labels(webhook, outcome).inc()
 
     def described(self) -> list[tuple[str, str, str]]:
         """(name, labels, meaning) of every metric."""
@@ -146,6 +200,13 @@ class Metrics:
             children = self._children[who] = _Children(self, who)
         return children
 
+    def _count_split(self, children: _Children, record: Record) -> None:
+        if children.splits is None:
+            who = (record.tenant, record.adapter, record.version, record.track)
+            labels = (record.tenant, record.adapter, record.track) if who in self._children else OTHER[:3]
+            children.splits = self.splits.labels(*labels)
+        children.splits.inc()
+
     def _describe(self, name: str, meaning: str, labels: tuple[str, ...]) -> str:
         self._described.append((f"switchyard_{name}", ", ".join(labels), meaning))
         return f"switchyard_{name}"
@@ -165,13 +226,16 @@ class Metrics:
 class Telemetry:
     """Takes each record once, when its call has ended."""
 
-    def __init__(self, metrics: Metrics, log: Any) -> None:
+    def __init__(self, metrics: Metrics, log: Any, tally: Callable[[Record], None] | None = None) -> None:
         self.metrics = metrics
         self._log = log
+        self._tally = tally
 
     def close(self, record: Record) -> None:
         """Count the call and write its line: names, times in milliseconds and tokens; never a prompt, never a key."""
         self.metrics.observe(record)
+        if record.epoch and self._tally is not None:
+            self._tally(record)
         self._log.info(
             "request",
             request_id=record.request_id, endpoint=record.endpoint, status=record.status, error=record.error or None,

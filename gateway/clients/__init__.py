@@ -1,7 +1,9 @@
 """Doers: each moves bytes to one foreign thing and lets no foreign exception out.
 
-registry.py   Redis or Valkey (registry_urls.py, registry_scripts.py)    valkey.py      the embedded Valkey
+registry.py   Redis or Valkey (registry_urls.py, _scripts.py, _rows.py)  valkey.py      the embedded Valkey
 http1.py      inference, over pooled HTTP/1.1                            vllm.py        one replica's management
 artifacts.py  the artifact store (staging.py, archives.py, sources.py, safetensors.py)
+tallies.py    what all gateways counted, in Redis                         webhooks.py    signed JSON to receivers
+replays.py    answers to writes with a key, in Redis
 base_model.py what a base model is                                       children.py    processes that die with us
 """

@@ -5,8 +5,9 @@ Keys, all under one hash tag so that a Redis Cluster can hold them:
     switchyard:{<name>}:revision      counter, up by one per change
     switchyard:{<name>}:state         hash, path → JSON document
     switchyard:{<name>}:revisions     hash, path → revision at which it last changed
-    switchyard:{<name>}:changes       stream, entry `<revision>-0`: id, previous (id of the change before it),
-                                      change (JSON), `write:<path>` → JSON document (empty: deleted)
+    switchyard:{<name>}:changes       stream, entry `<revision>-0`: id, previous (id of the change before it), hash,
+                                      previous_hash (see `domain.audit`), change (JSON), `write:<path>` → JSON
+                                      document (empty: deleted)
     switchyard:{<name>}:lease:<lease> hash with a time to live: holder, token
     switchyard:{<name>}:fences        hash, lease → highest fencing token given
 
@@ -15,10 +16,8 @@ in their place, even when the revisions look right.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager
 from itertools import chain
 from typing import Any, Final
 
@@ -36,10 +35,11 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from gateway.clients.registry_scripts import ACQUIRE_LEASE, COMMIT, HEAD, LOAD, RELEASE_LEASE, Script
+from gateway.clients.registry_rows import Entry, Head, Row, broken_chain, change_of, entity_of, pairs
+from gateway.clients.registry_scripts import ACQUIRE_LEASE, COMMIT, HEAD, LOAD, RELEASE_LEASE, TIP, Script
 from gateway.clients.registry_urls import Clients, open_clients
-from gateway.domain.errors import InvalidRequest, LostRace, RegistryUnavailable, SwitchyardError
-from gateway.domain.model import Change, Entity, Snapshot, entity_from
+from gateway.domain.errors import InvalidRequest, LostRace, OutcomeUnknown, RegistryUnavailable, SwitchyardError
+from gateway.domain.model import Change, Entity, Snapshot
 from gateway.system import System
 
 # Short, so that a caller hears 503 soon, but longer than a quiet second of the follower.
@@ -51,8 +51,7 @@ _CHANGES_AT_ONCE: Final = 100
 _MAX_IN_FLIGHT: Final = 32
 _REPEAT_SECONDS: Final = 3.0
 _REPEAT_PAUSE_SECONDS: Final = 0.1
-# Lua cannot unpack more than some thousand values at once; no change of ours writes more than a few.
-_MAX_WRITES: Final = 1000
+_OVERTAKEN: Final = 2
 # Refusals that waiting or a failover mends, by class, or by first word where redis-py has no class for them. Any other
 # is a fault in the data or in how Redis is set up.
 _PASSING: Final = (OutOfMemoryError, ReadOnlyError, TryAgainError)
@@ -61,16 +60,6 @@ _PASSING_WORDS: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED"}
 
 class _NoAnswer(RegistryUnavailable):
     """The connection broke or the time ran out: what was sent may or may not have been done."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One entry of the changes stream."""
-
-    revision: int
-    id: str
-    previous: str
-    writes: Mapping[str, Entity | None]
 
 
 class Registry:
@@ -84,6 +73,8 @@ class Registry:
         self._clients = clients
         self._system = system
         self._slots = asyncio.Semaphore(_MAX_IN_FLIGHT)
+        self._writing = asyncio.Lock()
+        self._newest: Head | None = None  # the head as it was last seen, which saves asking for it
         self._prefix = f"switchyard:{{{name}}}"
         self._revision_key = f"{self._prefix}:revision"
         self._changes_key = f"{self._prefix}:changes"
@@ -105,7 +96,7 @@ class Registry:
         while True:
             entries = await self._changes_after(snapshot.revision)
             if entries:
-                reason = _broken_chain(entries, snapshot.revision, last_id)
+                reason = broken_chain(entries, snapshot.revision, last_id)
             else:
                 reason = await self._fork(snapshot.revision, last_id)
             if reason:
@@ -113,33 +104,20 @@ class Registry:
             elif entries:
                 writes = dict(chain.from_iterable(e.writes.items() for e in entries))
                 snapshot, last_id = snapshot.with_writes(entries[-1].revision, writes), entries[-1].id
+                self._saw(entries[-1])
             yield snapshot, reason
 
     async def commit(self, change: Change, writes: Mapping[str, Entity | None], expected: Mapping[str, int]) -> int:
         """Write all of `writes` (None deletes) and append `change`, or do nothing; returns the new revision.
 
         Every path in `expected` must be at that revision (0: must not exist), else LostRace. When the answer gets
-        lost the change is sent again under its id, which cannot do it twice; RegistryUnavailable says so if in the
-        end nobody knows whether it was done.
+        lost the change is sent again under its id, which cannot do it twice; OutcomeUnknown if in the end nobody knows
+        whether it was done. When other changes keep coming between, so that it cannot be chained: RegistryUnavailable.
         """
-        arguments = _commit_arguments(change, writes, expected)
-        change_id = self._system.hex(16)
-        give_up_at = self._system.monotonic() + _REPEAT_SECONDS
-        since, sent = await self._revision(), False
-        while True:
-            try:
-                since = min(since, await self._revision()) if sent else since
-                answer = await self._run(COMMIT, self._keys, change_id, since, *arguments)
-                break
-            except RegistryUnavailable as error:
-                sent = sent or isinstance(error, _NoAnswer)
-                if not sent:
-                    raise
-                if self._system.monotonic() > give_up_at:
-                    raise RegistryUnavailable(
-                        "Redis stopped answering while the change was made. Whether it was made is unknown: "
-                        "read before you repeat it.") from error
-                await asyncio.sleep(_REPEAT_PAUSE_SECONDS)
+        row = Row(self._system.hex(16), change, writes)
+        seen = await self._revision()  # a Redis that hangs is noticed while nothing has been sent
+        async with self._turn():
+            answer = await self._write(row, expected, seen)
         if answer[0] == 1:
             return int(answer[1])
         path, current = answer[1], int(answer[2])
@@ -155,14 +133,14 @@ class Registry:
         `target` is a path's beginning in whole segments: `version/acme` finds `version/acme/support/3`.
         """
         found: list[Change] = []
-        top = "+" if before is None else f"{max(before - 1, 0)}-0"
-        while len(found) < limit and top != "0-0":
+        top = "+" if before is None else _below(before)
+        while len(found) < limit:
             page = await self._execute("XREVRANGE", self._changes_key, top, "-", "COUNT", _CHANGES_AT_ONCE)
-            changes = [_change(*pair) for pair in page]
+            changes = [change_of(*pair) for pair in page]
             found += [c for c in changes if target is None or f"{c.target}/".startswith(f"{target}/")]
             if len(changes) < _CHANGES_AT_ONCE:
                 break
-            top = f"{changes[-1].revision - 1}-0"
+            top = _below(changes[-1].revision)
         return found[:limit]
 
     async def acquire_lease(self, name: str, holder: str, seconds: float) -> int | None:
@@ -179,6 +157,13 @@ class Registry:
         """End the lease if `holder` holds it."""
         await self._run(RELEASE_LEASE, (f"{self._prefix}:lease:{name}",), holder)
 
+    async def call(self, script: Script, names: Sequence[str], *arguments: str | int) -> Any:
+        """Run a script that may be sent twice on the keys `switchyard:{<name>}:<each of names>`.
+
+        For what is kept beside the registry, under its hash tag, such as the tallies.
+        """
+        return await self._run(script, [f"{self._prefix}:{name}" for name in names], *arguments)
+
     async def close(self) -> None:
         """Close every connection."""
         await self._clients.close()
@@ -187,19 +172,65 @@ class Registry:
         """The registry, and the id of its latest change."""
         await self._revision()  # a Redis that hangs is noticed soon; a large registry may take its time
         revision, state, revisions, last_id = await self._run(LOAD, self._keys, seconds=_LOAD_SECONDS)
-        at = _pairs(revisions)
-        entities = {p: e for p, text in _pairs(state).items() if (e := _entity(p, text, int(at.get(p, 0))))}
+        at = pairs(revisions)
+        entities = {p: e for p, text in pairs(state).items() if (e := entity_of(p, text, int(at.get(p, 0))))}
         return Snapshot.of(int(revision), entities), last_id
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None, None]:
+        """Changes of one process wait for each other; else all would be hashed upon one, and all but one in vain."""
+        with _translated_errors():
+            async with asyncio.timeout(_REPEAT_SECONDS):
+                await self._writing.acquire()
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    async def _write(self, row: Row, expected: Mapping[str, int], seen: int) -> Sequence[Any]:
+        """What COMMIT answers, sent until an answer comes that is not 'overtaken'; `seen`: a recent revision."""
+        give_up_at = self._system.monotonic() + _REPEAT_SECONDS
+        head = self._newest if self._newest and self._newest.revision >= seen else await self._head()
+        after, sent = row.upon(head), False
+        while True:
+            try:
+                answer: Sequence[Any] = await self._run(COMMIT, self._keys, *row.arguments(head, after, expected))
+                if answer[0] != _OVERTAKEN:
+                    self._newest = after if answer[0] == 1 else head
+                    return answer
+                # What was sent upon the former head can no longer be done, should it still be on its way.
+                head = Head.of(answer[1:])
+                after, sent = row.upon(head), False
+                if self._system.monotonic() > give_up_at:
+                    raise RegistryUnavailable("Other changes kept coming first. Nothing was changed; send it again.")
+            except RegistryUnavailable as error:
+                sent = sent or isinstance(error, _NoAnswer)
+                if not sent:
+                    raise
+                if self._system.monotonic() > give_up_at:
+                    raise OutcomeUnknown(
+                        "Redis stopped answering while the change was made. Whether it was made is unknown: "
+                        "read before you repeat it.") from error
+                await asyncio.sleep(_REPEAT_PAUSE_SECONDS)
+
+    def _saw(self, entry: Entry) -> None:
+        """Another gateway's change is the next one to chain to, unless a later one is known."""
+        if entry.hash and (self._newest is None or entry.revision > self._newest.revision):
+            self._newest = Head(entry.revision, entry.id, entry.hash)
+
+    async def _head(self) -> Head:
+        """What the next change is chained to."""
+        return Head.of(await self._run(TIP, self._keys))
 
     async def _revision(self) -> int:
         return int(await self._execute("GET", self._revision_key) or 0)
 
-    async def _changes_after(self, revision: int) -> Sequence[_Entry]:
+    async def _changes_after(self, revision: int) -> Sequence[Entry]:
         """The next changes, in order; none after a quiet second."""
         answer = await self._execute(
             "XREAD", "COUNT", _CHANGES_AT_ONCE, "BLOCK", _QUIET_MILLISECONDS,
             "STREAMS", self._changes_key, f"{revision}-0")
-        return [_entry(*pair) for _, pairs in answer or () for pair in pairs]
+        return [Entry.of(*pair) for _, rows in answer or () for pair in rows]
 
     async def _fork(self, revision: int, last_id: str) -> str:
         """Why the registry is no longer what was followed up to `revision`; empty while it is."""
@@ -264,53 +295,6 @@ def _translated(error: Exception) -> Exception:
     return SwitchyardError(f"Redis refused what the registry asked: {error}")
 
 
-def _commit_arguments(
-    change: Change, writes: Mapping[str, Entity | None], expected: Mapping[str, int],
-) -> list[str | int]:
-    if len(writes) > _MAX_WRITES:
-        raise InvalidRequest(f"One change may write {_MAX_WRITES} entities at most, not {len(writes)}.")
-    wrong = [path for path, entity in writes.items() if entity is not None and entity.path != path]
-    if wrong:
-        raise ValueError(f"entities written under paths that are not theirs: {wrong}")
-    documents = {p: "" if e is None else json.dumps(e.to_document(), allow_nan=False) for p, e in writes.items()}
-    audited = {"actor": change.actor, "action": change.action, "target": change.target, "at": change.at,
-               "detail": dict(change.detail)}
-    expectations = [part for path, revision in expected.items() for part in (path, revision)]
-    return [json.dumps(audited, allow_nan=False), len(expected), *expectations,
-            *chain.from_iterable(documents.items())]
-
-
-def _broken_chain(entries: Sequence[_Entry], revision: int, last_id: str) -> str:
-    """Why `entries` do not follow upon the change `last_id` at `revision`; empty when they do."""
-    for entry in entries:
-        if entry.revision != revision + 1:
-            return f"the changes between revisions {revision} and {entry.revision} are missing"
-        if entry.previous != last_id:
-            return f"the registry holds another change at revision {revision}"
-        revision, last_id = entry.revision, entry.id
-    return ""
-
-
-def _change(stream_id: str, fields: Mapping[str, str]) -> Change:
-    try:
-        return Change(**json.loads(fields["change"]), revision=int(stream_id.partition("-")[0]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SwitchyardError(f"The registry's change {stream_id} cannot be read: {error!r}.") from error
-
-
-def _entry(stream_id: str, fields: Mapping[str, str]) -> _Entry:
-    revision = int(stream_id.partition("-")[0])
-    documents = {name.removeprefix("write:"): text for name, text in fields.items() if name.startswith("write:")}
-    writes = {path: _entity(path, text, revision) if text else None for path, text in documents.items()}
-    return _Entry(revision, fields.get("id", ""), fields.get("previous", ""), writes)
-
-
-def _entity(path: str, text: str, revision: int) -> Entity | None:
-    try:
-        return entity_from(path, json.loads(text), revision)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SwitchyardError(f"The registry's document {path} cannot be read: {error!r}.") from error
-
-
-def _pairs(flat: Sequence[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def _below(revision: int) -> str:
+    """The highest id that a row below `revision` could have, also one that somebody slipped in."""
+    return f"{max(revision - 1, 0)}-{2**64 - 1}"

@@ -12,9 +12,16 @@ from gateway.controlplane.leases import Leases, files_of
 from gateway.controlplane.prepare import Preparer
 from gateway.controlplane.tenants import tenant_of
 from gateway.domain import preflight
-from gateway.domain.errors import ArtifactRefused, InvalidRequest, NoHealthyReplica, NotFound, SwitchyardError
+from gateway.domain.errors import (
+    ArtifactRefused,
+    Conflict,
+    InvalidRequest,
+    NoHealthyReplica,
+    NotFound,
+    SwitchyardError,
+)
 from gateway.domain.fleet import ReplicaView
-from gateway.domain.model import Adapter, Entity, Snapshot, Version, VersionPhase
+from gateway.domain.model import Adapter, Entity, EvaluationPolicy, Snapshot, Version, VersionPhase
 from gateway.system import System
 
 BaseFacts: TypeAlias = Callable[[str], Awaitable[preflight.BaseModelFacts | None]]
@@ -91,21 +98,27 @@ class Catalog:
         return version_of(self._changes.current, tenant, adapter, number)
 
     async def put_adapter(
-        self, actor: str, tenant: str, name: str, *, replicas: int | None, if_match: int | None = None,
+        self, actor: str, tenant: str, name: str, *, replicas: int | None, evaluation: EvaluationPolicy | None = None,
+        if_match: int | None = None, dry_run: bool = False,
     ) -> Written[Adapter]:
-        """The adapter, created or changed, that `replicas` replicas (None: all of the pool) hold versions of."""
+        """The adapter, created or changed, that `replicas` replicas (None: all of the pool) hold versions of.
+
+        `evaluation` None: the policy stays as it is.
+        """
         def decide(snapshot: Snapshot) -> Step[Adapter]:
             owner = tenant_of(snapshot, tenant)
             old = snapshot.adapters.get((tenant, name))
-            new = replace(old or self._new_adapter(tenant, name), replicas=replicas)
+            known = old or self._new_adapter(snapshot, tenant, name)
+            new = replace(known, replicas=replicas, evaluation=evaluation or known.evaluation)
             writes = {} if new == old else {new.path: new}
-            return Step("adapter.put", new, writes, {"replicas": replicas}, reads=(owner.path,))
+            detail = {"replicas": replicas, "evaluation": new.evaluation.value}
+            return Step("adapter.put", new, writes, detail, reads=(owner.path, f"alias/{tenant}/{name}"))
 
-        return await self._changes.commit(actor, decide, if_match=if_match)
+        return await self._changes.commit(actor, decide, if_match=if_match, dry_run=dry_run)
 
     async def register(
         self, actor: str, tenant: str, adapter: str, upload: Upload, *,
-        base_model: str | None = None, wait: bool = True,
+        base_model: str | None = None, wait: bool = True, dry_run: bool = False,
     ) -> Registration:
         """The version of these bytes, made if there is none; the adapter too.
 
@@ -113,6 +126,7 @@ class Catalog:
         ready when this returns; without, it is `preparing`, and what becomes of it is seen in its record or, if it is
         refused, in the audit. NoHealthyReplica before anything of `upload` is read; ArtifactRefused, after which
         nothing of the artifact is left; Unavailable when no replica could say, which takes the version back as well.
+        A `dry_run` fetches and checks the files, and neither keeps them nor asks a replica.
         """
         self._changes.require_registry()
         await self._changes.check(lambda snapshot: tenant_of(snapshot, tenant))
@@ -122,6 +136,10 @@ class Catalog:
         try:
             warnings = await self._check(staged, pool, base_model)
             draft = self._draft(tenant, adapter, staged, pool, upload, warnings)
+            if dry_run:
+                planned = await self._changes.commit(
+                    actor, lambda snapshot: self._number(snapshot, draft), dry_run=True)
+                return Registration(planned.entity, False)
             written = await self._record(actor, draft, staged)
         finally:
             await self._artifacts.discard(staged)
@@ -198,7 +216,8 @@ class Catalog:
         for known in snapshot.versions_of(draft.tenant, draft.adapter):
             if known.digest == draft.digest and known.is_wanted:
                 return Step("version.register", known, {})
-        adapter = snapshot.adapters.get((draft.tenant, draft.adapter)) or self._new_adapter(draft.tenant, draft.adapter)
+        adapter = snapshot.adapters.get((draft.tenant, draft.adapter)) or self._new_adapter(
+            snapshot, draft.tenant, draft.adapter)
         adapter = replace(adapter, last_number=adapter.last_number + 1)
         version = replace(draft, number=adapter.last_number)
         writes: Mapping[str, Entity | None] = {adapter.path: adapter, version.path: version}
@@ -227,7 +246,9 @@ class Catalog:
         task.add_done_callback(self._preparing.discard)
         return task
 
-    def _new_adapter(self, tenant: str, name: str) -> Adapter:
+    def _new_adapter(self, snapshot: Snapshot, tenant: str, name: str) -> Adapter:
+        if (tenant, name) in snapshot.aliases:
+            raise Conflict(f"{tenant}/{name} is an alias: delete it first, or choose another name.", param="adapter")
         return Adapter(tenant=tenant, name=name, created_at=self._system.now())
 
 

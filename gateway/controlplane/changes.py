@@ -57,7 +57,10 @@ class Step(Generic[E]):
 
 @dataclass(frozen=True, slots=True)
 class Written(Generic[E]):
-    """The entity at its revision now; `changed` is False when the change had nothing to write."""
+    """The entity at its revision now; `changed` is False when the change had nothing to write.
+
+    After a dry run the entity is as it would be, but at the revision that it has.
+    """
 
     entity: E
     changed: bool
@@ -108,19 +111,21 @@ class Changes:
         return await self._registry.load()
 
     async def commit(
-        self, actor: str, decide: Callable[[Snapshot], Step[E]], *, if_match: int | None = None,
+        self, actor: str, decide: Callable[[Snapshot], Step[E]], *, if_match: int | None = None, dry_run: bool = False,
     ) -> Written[E]:
         """Make the change that `decide` gives, deciding again when others were faster.
 
         LostRace when `if_match` is given and the entity is at another revision; whatever `decide` refuses;
-        RegistryUnavailable.
+        RegistryUnavailable. A `dry_run` decides, refuses and answers alike, and writes nothing.
         """
+        if dry_run:
+            self.require_registry()
         snapshot, believed = self._snapshots.current, False
         for _ in range(ATTEMPTS):
             try:
                 step = _guarded(decide(snapshot), snapshot, if_match)
-                if not step.writes:
-                    return Written(step.entity, False)
+                if dry_run or not step.writes:
+                    return Written(step.entity, bool(step.writes))
                 return Written(await self._write(actor, step, snapshot), True)
             except _Overtaken:
                 pass

@@ -43,6 +43,7 @@ class Replicas:
     async def add(
         self, actor: str, name: str, url: str, *,
         api_key: str | None = None, artifacts_path: str | None = None, max_in_flight: int = 256,
+        dry_run: bool = False,
     ) -> Replica:
         """A new replica; Conflict when its name or its URL is taken, InvalidRequest for a URL that cannot be one."""
         address = check_url(url)
@@ -55,9 +56,9 @@ class Replicas:
                       "max_in_flight": max_in_flight}
             return Step("replica.add", replica, {replica.path: replica}, detail)
 
-        return (await self._changes.commit(actor, decide)).entity
+        return (await self._changes.commit(actor, decide, dry_run=dry_run)).entity
 
-    async def remove(self, actor: str, name: str, *, if_match: int | None = None) -> Replica:
+    async def remove(self, actor: str, name: str, *, if_match: int | None = None, dry_run: bool = False) -> Replica:
         """The replica, gone from the registry; its process is left as it is."""
         def decide(snapshot: Snapshot) -> Step[Replica]:
             replica = snapshot.replicas.get(name)
@@ -67,7 +68,7 @@ class Replicas:
                     param="replica")
             return Step("replica.remove", replica, {replica.path: None}, {"url": replica.url})
 
-        return (await self._changes.commit(actor, decide, if_match=if_match)).entity
+        return (await self._changes.commit(actor, decide, if_match=if_match, dry_run=dry_run)).entity
 
 
 def check_url(url: str) -> str:

@@ -18,6 +18,7 @@ from gateway.domain.errors import (
     ReplicaUnreachable,
     SwitchyardError,
 )
+from gateway.domain.evaluation import gate_of
 from gateway.domain.fleet import Effect
 from gateway.domain.model import Entity, Release, Snapshot, Version, VersionPhase
 from gateway.domain.reconcile import Choose, pool_of
@@ -154,11 +155,14 @@ class Preparer:
         writes: dict[str, Entity | None] = {ready.path: ready}
         release = snapshot.releases.get((version.tenant, version.adapter)) or Release(
             tenant=version.tenant, adapter=version.adapter)
-        first = release.stable is None
+        gate = gate_of(snapshot, version)
+        first = release.stable is None and gate.is_open
         if first:
             writes[release.path] = replace(release, stable=version.number)
-        detail = {"effect": effect.effect, "noise": effect.noise, "stable": first}
-        return Step("version.ready", ready, writes, detail, reads=(release.path,))
+        detail: dict[str, Any] = {"effect": effect.effect, "noise": effect.noise, "stable": first}
+        if release.stable is None and (gate.warning or not gate.is_open):
+            detail["evaluation"] = gate.lack
+        return Step("version.ready", ready, writes, detail, reads=(release.path, *gate.paths))
 
 
 def _still_preparing(snapshot: Snapshot, version: Version) -> Version:

@@ -32,7 +32,9 @@ class Tenants:
         """The tenant, or NotFound."""
         return tenant_of(self._changes.current, name)
 
-    async def create(self, actor: str, name: str, *, base_access: bool = True) -> Tenant:
+    async def create(
+        self, actor: str, name: str, *, base_access: bool = True, dry_run: bool = False,
+    ) -> Tenant:
         """A new tenant; Conflict when the name is taken."""
         def decide(snapshot: Snapshot) -> Step[Tenant]:
             if name in snapshot.tenants:
@@ -40,9 +42,11 @@ class Tenants:
             tenant = Tenant(name=name, base_access=base_access, created_at=self._system.now())
             return Step("tenant.create", tenant, {tenant.path: tenant}, {"base_access": base_access})
 
-        return (await self._changes.commit(actor, decide)).entity
+        return (await self._changes.commit(actor, decide, dry_run=dry_run)).entity
 
-    async def patch(self, actor: str, name: str, *, base_access: bool | None, if_match: int | None = None) -> Tenant:
+    async def patch(
+        self, actor: str, name: str, *, base_access: bool | None, if_match: int | None = None, dry_run: bool = False,
+    ) -> Tenant:
         """The tenant with the given fields changed; None leaves a field as it is."""
         def decide(snapshot: Snapshot) -> Step[Tenant]:
             old = tenant_of(snapshot, name)
@@ -50,7 +54,7 @@ class Tenants:
             writes = {} if new == old else {new.path: new}
             return Step("tenant.patch", new, writes, {"base_access": new.base_access})
 
-        return (await self._changes.commit(actor, decide, if_match=if_match)).entity
+        return (await self._changes.commit(actor, decide, if_match=if_match, dry_run=dry_run)).entity
 
     def keys(self, tenant: str) -> list[ApiKey]:
         """The tenant's keys, oldest first, revoked and expired ones too."""
@@ -61,7 +65,8 @@ class Tenants:
 
     async def create_key(
         self, actor: str, tenant: str, name: str, *,
-        adapters: tuple[str, ...] | None = None, expires_at: float | None = None,
+        adapters: tuple[str, ...] | None = None, expires_at: float | None = None, may_pin: bool = False,
+        dry_run: bool = False,
     ) -> tuple[ApiKey, str]:
         """A new key and its text, which is kept nowhere; `expires_at` in Unix seconds."""
         now = self._system.now()
@@ -75,16 +80,19 @@ class Tenants:
             key_id = self._system.hex(4)
             text = f"sy-{key_id}-{self._system.token(32)}"
             key = ApiKey(id=key_id, tenant=tenant, name=name, prefix=f"sy-{key_id}", created_at=now,
-                         sha256=sha256(text.encode()).hexdigest(), adapters=adapters, expires_at=expires_at)
+                         sha256=sha256(text.encode()).hexdigest(), adapters=adapters, expires_at=expires_at,
+                         may_pin=may_pin)
             if key.path in snapshot.entities:
                 raise Conflict(f"A key of the id {key_id} exists already. Send the request again for another id.")
             detail = {"tenant": tenant, "name": name, "prefix": key.prefix, "adapters": adapters,
-                      "expires_at": expires_at}
+                      "expires_at": expires_at, "may_pin": may_pin}
             return Step("key.create", key, {key.path: key}, detail, reads=(owner.path,))
 
-        return (await self._changes.commit(actor, decide)).entity, text
+        return (await self._changes.commit(actor, decide, dry_run=dry_run)).entity, text
 
-    async def revoke_key(self, actor: str, tenant: str, key_id: str, *, if_match: int | None = None) -> ApiKey:
+    async def revoke_key(
+        self, actor: str, tenant: str, key_id: str, *, if_match: int | None = None, dry_run: bool = False,
+    ) -> ApiKey:
         """The key, revoked from now on; one that is revoked already stays as it is."""
         def decide(snapshot: Snapshot) -> Step[ApiKey]:
             tenant_of(snapshot, tenant)
@@ -96,4 +104,4 @@ class Tenants:
             revoked = replace(key, revoked_at=self._system.now())
             return Step("key.revoke", revoked, {key.path: revoked}, {"tenant": tenant, "name": key.name})
 
-        return (await self._changes.commit(actor, decide, if_match=if_match)).entity
+        return (await self._changes.commit(actor, decide, if_match=if_match, dry_run=dry_run)).entity

@@ -105,6 +105,12 @@ def _has(fields: Fields, name: str) -> bool:
     return name in fields and bytes(fields[name]).strip() not in _EMPTY
 
 
+def asks_for_json(body: Body) -> bool:
+    """Does `response_format` ask for JSON?"""
+    raw = bytes(body.fields.get("response_format", b""))
+    return b'"json_object"' in raw or b'"json_schema"' in raw
+
+
 def _stream_options(fields: Fields) -> Fields:
     raw = fields.get("stream_options")
     if raw is None or bytes(raw).strip() == b"null":

@@ -151,6 +151,16 @@ class Replicas:
                 f"Version {route.number} of {route.adapter!r} cannot be loaded now. Try again soon.") from failure
         raise NoHealthyReplica(f"No replica of {route.base_model!r} can take the request now. Try again in a moment.")
 
+    def pick_idle(self, route: Route) -> ReplicaState | None:
+        """A replica that has the version loaded and at most half as much to do as it may; None when there is none."""
+        for name in self._order(route, {}):
+            state = self._states[name]
+            if route.served_name in state.loaded and 2 * state.in_flight <= state.replica.max_in_flight:
+                state.in_flight += 1
+                self._metrics.in_flight.labels(name).inc()
+                return state
+        return None
+
     def has_other(self, route: Route, name: str) -> bool:
         """Is there a healthy replica for the route besides `name`?"""
         return bool(self._order(route, {name: 1}))

@@ -6,13 +6,15 @@ from types import MappingProxyType
 from typing import Protocol
 
 from gateway.dataplane import body as bodies
+from gateway.dataplane.answers import Kept
 from gateway.dataplane.body import Body
 from gateway.dataplane.ports import Reply
 from gateway.dataplane.relay import Facts, Renamer, StreamRelay
 from gateway.dataplane.replicas import Replicas, ReplicaState
+from gateway.dataplane.shadows import Shadows
 from gateway.domain.errors import NoHealthyReplica, ReplicaUnreachable, SwitchyardError, UpstreamFailed, UpstreamTimeout
 from gateway.domain.model import ApiKey, Snapshot
-from gateway.domain.routing import Route, route
+from gateway.domain.routing import Route, route, shadow_of
 from gateway.system import System
 from gateway.telemetry import Record
 
@@ -23,6 +25,10 @@ NOT_RELAYED = frozenset({
     b"transfer-encoding", b"upgrade", b"content-length", b"date", b"server", b"set-cookie", b"x-request-id", b"vary",
 })
 """Headers of a reply that speak of the connection to the replica, or of the replica's server, not of the answer."""
+
+BROKEN_OFF = (
+    b'data: {"error":{"message":"The replica broke the stream off; send the request again.",'
+    b'"type":"server_error","param":null,"code":"upstream_failed"}}\n\n')
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,12 +61,21 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request as we see it: who calls (the key), for what, with which body."""
+    """A request as we see it: who calls (the key), for what, with which body.
+
+    `session` is what the caller says it is part of; a rollout keeps all of it on one track.
+    """
 
     endpoint: Endpoint
     key: ApiKey
     body: Body
     shape: Shape | None = None
+    session: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Who stays on one track: the session, else OpenAI's `user`, else the key."""
+        return self.session or self.body.user or self.key.id
 
 
 class Outlet(Protocol):
@@ -79,6 +94,7 @@ class _Opened:
     data: bytes
     is_stream: bool
     opened_at: float
+    kept: Kept | None = None
 
 
 class Serving:
@@ -86,22 +102,28 @@ class Serving:
     happens, the reply is closed and the replica released."""
 
     def __init__(
-        self, snapshot: Callable[[], Snapshot], replicas: Replicas, salt: Callable[[str], str], system: System, *,
-        request_seconds: float,
+        self, snapshot: Callable[[], Snapshot], replicas: Replicas, salt: Callable[[str], str], shadows: Shadows,
+        system: System, *, request_seconds: float,
     ) -> None:
         self._snapshot = snapshot
         self._replicas = replicas
         self._salt = salt
+        self._shadows = shadows
         self._system = system
         self._request_seconds = request_seconds
 
     async def answer(self, call: Call, record: Record, out: Outlet) -> None:
         """Route, send, relay. Fills `record`; raises SwitchyardError only before the first byte has gone to `out`."""
-        chosen = route(self._snapshot(), call.key, call.body.model, self._replicas.base_models)
+        snapshot = self._snapshot()
+        chosen = route(snapshot, call.key, call.body.model, self._replicas.base_models, call.subject)
         record.adapter, record.version, record.track = chosen.adapter, chosen.number, chosen.track
+        record.epoch, record.subject = chosen.epoch, call.subject
         data, hide_usage = bodies.prepare(
             call.body, chosen.served_name, self._salt(chosen.tenant), ask_for_usage=call.endpoint.asks_usage)
         opened = await self._open(call, chosen, data, record)
+        shadow = shadow_of(snapshot, chosen, record.request_id)
+        if opened.reply.status == 200 and (shadow is not None or chosen.epoch):
+            opened.kept = Kept()
         try:
             record.status = opened.reply.status
             record.stream = opened.is_stream
@@ -112,6 +134,14 @@ class Serving:
         finally:
             opened.reply.close()
             self._replicas.release(opened.state)
+        if opened.kept is not None:
+            said = opened.kept.said(self._system.monotonic() - record.started)
+            if chosen.epoch and said is not None:
+                record.empty_output = said.is_empty
+                record.json_asked = bodies.asks_for_json(call.body)
+                record.json_invalid = record.json_asked and not said.is_json
+            if shadow is not None:
+                self._shadows.offer(call.endpoint.path, call.body, shadow, said)
 
     async def _open(self, call: Call, chosen: Route, data: bytes, record: Record) -> _Opened:
         """The first reply worth relaying. A replica that breaks off, or answers 503, is passed over once for another;
@@ -172,6 +202,8 @@ class Serving:
     ) -> None:
         data = Renamer(chosen.served_name, call.body.model)(opened.data)
         facts = Facts()
+        if opened.kept is not None:
+            opened.kept.add(data, is_stream=False)
         if opened.reply.status == 200:
             facts.learn(data)
             if call.shape is not None:
@@ -189,36 +221,36 @@ class Serving:
         relay = StreamRelay(
             Renamer(chosen.served_name, call.body.model), facts, hide_usage=hide_usage,
             fingerprint=opened.state.fingerprint)
-        shape = call.shape
-
-        def shaped(events: bytes) -> bytes:
-            if shape is None or not events:
-                return events
-            return shape.events(events, chosen, self._system.monotonic() - record.started)
-
-        data = opened.data
-        first = shaped(relay.feed(data))
         await out.start(opened.reply.status, self._headers(opened, chosen, record))
         try:
-            if first:
-                await out.send(first, more=True)
-            record.first_byte = self._system.monotonic()
-            while data:
-                data = await opened.reply.chunk()
-                events = shaped(relay.feed(data) if data else relay.flush())
+            data = opened.data
+            while True:
+                events = relay.feed(data) if data else relay.flush()
+                events = self._shaped(call, chosen, opened, record, events) if events else b""
                 if events:
                     await out.send(events, more=True)
+                record.first_byte = record.first_byte or self._system.monotonic()
+                if not data:
+                    break
+                data = await opened.reply.chunk()
         except (ReplicaUnreachable, UpstreamTimeout) as error:
             self._replicas.failed(opened.state, error)
             record.error = error.code
             facts.finish_reason = "error"
-            await out.send(b'data: {"error":{"message":"The replica broke the stream off; send the request again.",'
-                           b'"type":"server_error","param":null,"code":"upstream_failed"}}\n\n', more=True)
+            await out.send(BROKEN_OFF, more=True)
         finally:
             _take(record, facts)
             if relay.fingerprint is not None:
                 opened.state.fingerprint = relay.fingerprint
         await out.send(b"", more=False)
+
+    def _shaped(self, call: Call, chosen: Route, opened: _Opened, record: Record, events: bytes) -> bytes:
+        """A stream's events in the form of the call's door."""
+        if opened.kept is not None:
+            opened.kept.add(events, is_stream=True)
+        if call.shape is None:
+            return events
+        return call.shape.events(events, chosen, self._system.monotonic() - record.started)
 
     def _headers(self, opened: _Opened, chosen: Route, record: Record) -> Headers:
         """The reply's own headers, and who answered; the overhead is known here, and no later."""

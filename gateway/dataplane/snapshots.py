@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from gateway.domain.errors import SwitchyardError
-from gateway.domain.model import Entity, Snapshot, entity_from
+from gateway.domain.kinds import entity_from
+from gateway.domain.model import Entity, Snapshot
 from gateway.system import System
 
 SCHEMA: Final = "switchyard.snapshot/1"

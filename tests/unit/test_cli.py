@@ -62,7 +62,9 @@ def test_the_commands_are_those_that_are_promised() -> None:
     assert {words for words, _ in commands()} == {
         "serve", "up", "doctor", "settings", "tenants create", "tenants list", "keys create", "keys list",
         "keys revoke", "adapters register", "adapters list", "adapters show", "adapters retire", "replicas list",
-        "replicas add", "replicas remove"}
+        "replicas add", "replicas remove", "release start", "release shift", "release pause", "release resume",
+        "release promote", "release abort", "release status", "release show", "release history", "audit verify",
+        "operators create", "operators list", "operators revoke"}
 
 
 def test_help_is_there_at_once_and_without_heavy_libraries() -> None:

@@ -8,6 +8,7 @@ import pytest
 from gateway.api.auth import Callers, Operators, presented
 from gateway.domain.errors import NotAuthenticated
 from gateway.domain.model import ApiKey, Snapshot
+from gateway.domain.operators import Asker, Operator, Role
 from gateway.system import System
 
 TEXT = "sy-00000001-secret"
@@ -57,10 +58,32 @@ def test_no_key_is_said_to_be_missing(headers: list[tuple[bytes, bytes]]) -> Non
 
 
 def test_the_metrics_key_reads_metrics_and_administers_nothing() -> None:
-    operators = Operators("op", reader="prom")
+    operators = Operators("op", Snapshot.empty, reader="prom")
     operators.check_reader(bearer("prom"))
     operators.check_reader(bearer("op"))
-    assert operators.actor(bearer("op")) == "operator"
-    for text, door in (("prom", operators.actor), ("x", operators.actor), ("x", operators.check_reader)):
+    assert operators.identify(bearer("op")) == Asker("operator", Role.ADMIN)
+    for text, door in (("prom", operators.identify), ("x", operators.identify), ("x", operators.check_reader)):
         with pytest.raises(NotAuthenticated):
             door(bearer(text))
+
+
+ALICE = Operator(name="alice", role=Role.VIEWER, prefix="sy-operator-00000001", created_at=0.0,
+                 sha256=sha256(b"alices").hexdigest())
+
+
+def test_a_named_operator_is_known_by_name_and_role_until_revoked() -> None:
+    snapshots = [Snapshot.of(1, {ALICE.path: ALICE})]
+    operators = Operators("op", lambda: snapshots[-1])
+    assert operators.identify(bearer("alices")) == Asker("alice", Role.VIEWER)
+    operators.check_reader(bearer("alices"))
+    snapshots.append(Snapshot.of(2, {ALICE.path: replace(ALICE, revoked_at=1.0)}))
+    for door in (operators.identify, operators.check_reader):
+        with pytest.raises(NotAuthenticated):
+            door(bearer("alices"))
+
+
+def test_without_a_metrics_key_only_operators_read_metrics() -> None:
+    operators = Operators("op", Snapshot.empty)
+    operators.check_reader(bearer("op"))
+    with pytest.raises(NotAuthenticated):
+        operators.check_reader(bearer("prom"))

@@ -20,6 +20,8 @@ def body_of(error: errors.SwitchyardError) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("error", "status"), [
     (errors.InvalidRequest("m"), 400), (errors.MalformedJson("m"), 400), (errors.FieldRefused("m"), 400),
+    (errors.IdempotencyKeyReused("m"), 422), (errors.NotReplayed("m"), 409), (errors.OutcomeUnknown("m"), 503),
+    (errors.PermissionDenied("m", required_role="admin"), 403),
     (errors.NotAuthenticated("m"), 401), (errors.NotFound("m"), 404), (errors.ModelNotFound("m"), 404),
     (errors.Conflict("m"), 409), (errors.LostRace("m", current=3), 412), (errors.BodyTooLarge("m"), 413),
     (errors.ArtifactRefused(["m"]), 422), (errors.SwitchyardError("m"), 500), (errors.EngineRefused("m"), 502),
@@ -66,6 +68,10 @@ def test_a_lost_race_says_the_current_revision_in_body_and_etag() -> None:
     assert dict(reply.headers)[b"etag"] == b'"12"'
     assert json.loads(reply.body)["error"]["current_revision"] == 12
     assert b"etag" not in dict(reply_to(errors.LostRace("m", current=0)).headers), "what is gone has none"
+
+
+def test_a_denied_permission_says_which_role_would_do() -> None:
+    assert body_of(errors.PermissionDenied("m", required_role="admin"))["required_role"] == "admin"
 
 
 def test_a_refused_artifact_lists_every_reason() -> None:
