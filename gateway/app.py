@@ -9,32 +9,46 @@ from pydantic import SecretStr
 
 from gateway import operator_key
 from gateway.api import errors
-from gateway.api.admin import admin_router
+from gateway.api.admin import ControlPlane, admin_router
 from gateway.api.auth import Callers, Operators
+from gateway.api.idempotency import Once
 from gateway.api.openai import Asgi, Door, Receive, Scope, Send
 from gateway.api.ops import ops_router
 from gateway.clients import registry as registries
 from gateway.clients.artifacts import ArtifactStore
 from gateway.clients.base_model import base_model_facts
 from gateway.clients.http1 import Pool
+from gateway.clients.replays import Replays
+from gateway.clients.tallies import Analyses, Tallies
 from gateway.clients.vllm import VllmClient
+from gateway.clients.webhooks import WebhookClient
+from gateway.controlplane.aliases import Aliases
+from gateway.controlplane.analyst import Analyst
 from gateway.controlplane.catalog import Catalog
 from gateway.controlplane.changes import Changes
+from gateway.controlplane.evaluations import Evaluations
 from gateway.controlplane.fleet import Replicas as ReplicaCatalog
+from gateway.controlplane.freezes import Freezes
 from gateway.controlplane.leases import Leases
+from gateway.controlplane.notify import Notifier, Webhooks
+from gateway.controlplane.operators import OperatorCatalog
 from gateway.controlplane.prepare import Preparer
 from gateway.controlplane.reconciler import Reconciler
 from gateway.controlplane.releases import Releases
 from gateway.controlplane.removal import Removal
+from gateway.controlplane.rollouts import Rollouts
 from gateway.controlplane.secrets import share_secret
 from gateway.controlplane.tenants import Tenants
 from gateway.dataplane.ports import Engine, Wire
 from gateway.dataplane.replicas import Replicas
 from gateway.dataplane.salts import SECRET, Salts
 from gateway.dataplane.serving import Serving
+from gateway.dataplane.shadows import Shadows
 from gateway.dataplane.snapshots import DiskCopy, Snapshots
+from gateway.dataplane.tally import Tally
 from gateway.domain import placement
 from gateway.domain.errors import InvalidRequest, RegistryUnavailable
+from gateway.domain.happening import Happening
 from gateway.domain.model import Replica
 from gateway.domain.preflight import BaseModelFacts, Limits
 from gateway.domain.reconcile import Policy
@@ -80,14 +94,21 @@ class App:
         self._reconciler = Reconciler(
             self._registry, self._snapshots, self._replicas, preparer, removal, placement.choose, policy, system, log)
 
-        operators = Operators(key, reader=_text(settings.metrics_key))
+        self._sender = WebhookClient(system)
+        self._notifier = Notifier(
+            lambda: self._snapshots.current, self._sender, self._metrics.count_delivery, system, log)
+        self._tally = Tally()
+        self._tallies = Tallies(self._registry, system, log)
+
+        operators = Operators(key, lambda: self._snapshots.current, reader=_text(settings.metrics_key))
         self._web = web = FastAPI(
             title="Switchyard", openapi_url="/admin/v1/openapi.json", docs_url="/admin/v1/docs", redoc_url=None)
         errors.install(web, log)
         web.include_router(ops_router(self._readiness, self._metrics.render, operators))
-        web.include_router(admin_router(
-            Tenants(self._changes, system), self._catalog, Releases(self._changes, system),
-            ReplicaCatalog(self._changes, system), self._replicas, self._changes, operators.actor))
+        web.include_router(admin_router(self._plane(), operators.identify, Once(Replays(self._registry), system)))
+        self._analyst = Analyst(
+            self._registry, self._snapshots, self._tallies, self._analyses, self._rollouts, system, log,
+            notify=self._notify)
         self._door = self._make_door(web)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,16 +125,35 @@ class App:
         """The OpenAPI document of the admin API, health and metrics."""
         return self._web.openapi()
 
+    def _plane(self) -> ControlPlane:
+        changes, system = self._changes, self._system
+        self._rollouts = Rollouts(changes, self._replicas, system, notify=self._notify)
+        self._analyses = Analyses(self._registry)
+        return ControlPlane(
+            changes=changes, tenants=Tenants(changes, system), catalog=self._catalog,
+            releases=Releases(changes, self._replicas, system), rollouts=self._rollouts,
+            analyses=self._analyses, evaluations=Evaluations(changes, system), aliases=Aliases(changes),
+            freezes=Freezes(changes, system), replicas=ReplicaCatalog(changes, system), fleet=self._replicas,
+            operators=OperatorCatalog(changes, system), webhooks=Webhooks(changes, system))
+
+    def _notify(self, happening: Happening) -> None:
+        self._log.info("release", kind=happening.kind, tenant=happening.tenant, adapter=happening.adapter,
+                       actor=happening.actor, reason=happening.reason)
+        self._notifier(happening)
+
     def _make_door(self, elsewhere: Asgi) -> Door:
         settings, system = self._settings, self._system
         secret = _text(settings.secret)
         salts = Salts(lambda: self._snapshots.current, secret, system.token(32))
+        self._shadows = Shadows(
+            self._replicas, salts, self._metrics, self._log, system, request_seconds=settings.request_timeout_seconds,
+            max_in_flight=settings.shadow_max_in_flight, tokens_a_minute=settings.shadow_tokens_a_minute)
         serving = Serving(
-            lambda: self._snapshots.current, self._replicas, salts, system,
+            lambda: self._snapshots.current, self._replicas, salts, self._shadows, system,
             request_seconds=settings.request_timeout_seconds)
         return Door(
             serving, Callers(lambda: self._snapshots.current, system), lambda: self._snapshots.current,
-            lambda: self._replicas.base_models, Telemetry(self._metrics, self._log), self._log, system,
+            lambda: self._replicas.base_models, Telemetry(self._metrics, self._log, self._tally.add), self._log, system,
             max_body_bytes=settings.max_body_bytes, allow_prompt_logprobs=settings.allow_prompt_logprobs,
             is_draining=lambda: self._draining, elsewhere=elsewhere)
 
@@ -131,9 +171,12 @@ class App:
         self._replicas.follow(self._snapshots.current)
         self._snapshots.subscribe(self._replicas.follow)
         self._snapshots.subscribe(self._reconciler.wake)
+        self._snapshots.subscribe(self._metrics.follow)
         self._tasks = [
             asyncio.create_task(self._snapshots.run(), name="snapshots"),
             asyncio.create_task(self._reconciler.run(), name="reconciler"),
+            asyncio.create_task(self._analyst.run(), name="analyst"),
+            asyncio.create_task(self._tallies.run(self._tally.take), name="tallies"),
             asyncio.create_task(self._gauge(), name="gauges"),
         ]
         if self._settings.secret is None:
@@ -147,7 +190,11 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._shadows.close()
+        await self._tallies.close(self._tally.take())
         await self._catalog.close()
+        await self._notifier.close()
+        await self._sender.close()
         await self._replicas.close()
         await self._registry.close()
         self._store.close()

@@ -5,45 +5,88 @@ the revision it was made at as `X-Switchyard-Revision`. Reads come from this gat
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.security import HTTPBearer
 
 from gateway.api.admin_adapters import add_adapter_routes
+from gateway.api.admin_evidence import add_alias_routes, add_evaluation_routes, add_freeze_routes
+from gateway.api.admin_operators import add_operator_routes
+from gateway.api.admin_releases import Analyses, add_explanation_route, add_release_routes
 from gateway.api.admin_replicas import add_replica_routes
 from gateway.api.admin_routes import MAX_JSON_BYTES, OperatorCheck, guarded_route, refusals
 from gateway.api.admin_tenants import add_tenant_routes
+from gateway.api.admin_webhooks import add_webhook_routes
+from gateway.api.idempotency import Once
 from gateway.api.schemas import ChangeOut, Page, page
 from gateway.api.schemas_replicas import RegistryStatus, ReplicaStatus, StatusOut
+from gateway.controlplane.aliases import Aliases
 from gateway.controlplane.catalog import Catalog
 from gateway.controlplane.changes import Changes
+from gateway.controlplane.evaluations import Evaluations
 from gateway.controlplane.fleet import Fleet, Replicas
+from gateway.controlplane.freezes import Freezes
+from gateway.controlplane.notify import Webhooks
+from gateway.controlplane.operators import OperatorCatalog
 from gateway.controlplane.releases import Releases
+from gateway.controlplane.rollouts import Rollouts
 from gateway.controlplane.tenants import Tenants
 from gateway.domain.model import VersionPhase
+from gateway.domain.operators import Role
 
 PREFIX = "/admin/v1"
 
 
-def admin_router(
-    tenants: Tenants, catalog: Catalog, releases: Releases, replicas: Replicas, fleet: Fleet, changes: Changes,
-    operator_check: OperatorCheck,
-) -> APIRouter:
-    """Every route under `/admin/v1`; `operator_check` tells who asks, before anything of a body is read."""
-    documented = [Depends(HTTPBearer(auto_error=False, scheme_name="operator", description="The operator's key."))]
-    plain, unread = guarded_route(operator_check, MAX_JSON_BYTES), guarded_route(operator_check, None)
-    router = APIRouter(prefix=PREFIX, dependencies=documented, route_class=plain)
-    uploads = APIRouter(prefix=PREFIX, dependencies=documented, route_class=unread)
-    add_tenant_routes(router, tenants)
-    add_adapter_routes(router, uploads, catalog, releases)
-    add_replica_routes(router, replicas, fleet)
-    _add_audit_route(router, changes)
-    _add_status_route(router, fleet, changes)
-    both = APIRouter()
-    both.include_router(router)
-    both.include_router(uploads)
-    return both
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """All that the admin API asks."""
+
+    changes: Changes
+    tenants: Tenants
+    catalog: Catalog
+    releases: Releases
+    rollouts: Rollouts
+    analyses: Analyses
+    evaluations: Evaluations
+    aliases: Aliases
+    freezes: Freezes
+    replicas: Replicas
+    fleet: Fleet
+    operators: OperatorCatalog
+    webhooks: Webhooks
+
+
+def admin_router(plane: ControlPlane, operator_check: OperatorCheck, once: Once) -> APIRouter:
+    """Every route under `/admin/v1`; `operator_check` tells who asks, before anything of a body is read.
+
+    What a route needs is decided by the router that it is on: `router` for the day's work, `admins` for what only an
+    admin may change, `secluded` for what others may not even see, `readers` for questions that have a body.
+    """
+    def make(max_bytes: int | None = MAX_JSON_BYTES, **needed: Role) -> APIRouter:
+        route = guarded_route(operator_check, once, max_bytes, **needed)
+        return APIRouter(prefix=PREFIX, dependencies=documented, route_class=route)
+
+    documented = [Depends(HTTPBearer(auto_error=False, scheme_name="operator", description="An operator's key."))]
+    router, uploads, readers = make(), make(None), make(writes=Role.VIEWER)
+    admins, secluded = make(writes=Role.ADMIN), make(reads=Role.ADMIN, writes=Role.ADMIN)
+    add_tenant_routes(router, plane.tenants)
+    add_adapter_routes(router, uploads, plane.catalog, plane.releases)
+    add_release_routes(router, plane.releases, plane.rollouts, plane.analyses)
+    add_explanation_route(readers, plane.rollouts)
+    add_evaluation_routes(router, plane.evaluations)
+    add_alias_routes(router, plane.aliases)
+    add_freeze_routes(admins, plane.freezes)
+    add_replica_routes(admins, plane.replicas, plane.fleet)
+    add_operator_routes(secluded, plane.operators)
+    add_webhook_routes(secluded, plane.webhooks)
+    _add_audit_route(router, plane.changes)
+    _add_status_route(router, plane.fleet, plane.changes)
+    whole = APIRouter()
+    for each in (router, uploads, readers, admins, secluded):
+        whole.include_router(each)
+    return whole
 
 
 def _add_audit_route(router: APIRouter, changes: Changes) -> None:

@@ -1,4 +1,4 @@
-"""Admin routes of adapters, their versions and their releases."""
+"""Admin routes of adapters and their versions."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import ValidationError
 
-from gateway.api.admin_routes import MAX_JSON_BYTES, Actor, IfMatch, read_limited, refusals, tag, tagged
+from gateway.api.admin_routes import MAX_JSON_BYTES, Actor, DryRun, IfMatch, read_limited, refusals, tag, tagged
 from gateway.api.errors import refusal_of
 from gateway.api.schemas import (
     AdapterIn,
@@ -14,8 +14,6 @@ from gateway.api.schemas import (
     AdapterOut,
     Label,
     Page,
-    ReleaseIn,
-    ReleaseOut,
     TenantName,
     VersionIn,
     VersionOut,
@@ -32,7 +30,7 @@ ARCHIVES = ("application/x-tar", "application/gzip", "application/zip", "applica
 
 
 def add_adapter_routes(router: APIRouter, uploads: APIRouter, catalog: Catalog, releases: Releases) -> None:
-    """Adapters, versions and releases on `router`; on `uploads`, which leaves bodies unread, the registration."""
+    """Adapters and versions on `router`; on `uploads`, which leaves bodies unread, the registration."""
     options: dict[str, Any] = {"tags": ["adapters"]}
 
     @router.get(ADAPTERS, operation_id="list_adapters", summary="A tenant's adapters", responses=refusals(404),
@@ -51,14 +49,16 @@ def add_adapter_routes(router: APIRouter, uploads: APIRouter, catalog: Catalog, 
                 responses={200: tagged("As asked.", written=True), **refusals(404, 409, 412, 413, 503)}, **options)
     async def put_adapter(
         tenant: TenantName, adapter: AdapterName, body: AdapterIn, actor: Actor, if_match: IfMatch, response: Response,
+        dry_run: DryRun = False,
     ) -> AdapterOut:
-        written = await catalog.put_adapter(actor, tenant, adapter, replicas=body.replicas, if_match=if_match)
-        tag(response, written.entity.revision, written=True)
+        written = await catalog.put_adapter(
+            actor, tenant, adapter, replicas=body.replicas, evaluation=body.evaluation, if_match=if_match,
+            dry_run=dry_run)
+        tag(response, written.entity.revision, written=not dry_run)
         return AdapterOut.of(written.entity)
 
     _add_version_routes(router, catalog, releases)
     _add_registration(uploads, catalog)
-    _add_release_routes(router, releases)
 
 
 def _add_version_routes(router: APIRouter, catalog: Catalog, releases: Releases) -> None:
@@ -84,16 +84,18 @@ def _add_version_routes(router: APIRouter, catalog: Catalog, releases: Releases)
                               **refusals(404, 409, 412, 503)}, **options)
     async def retire_version(
         tenant: TenantName, adapter: AdapterName, number: Number, actor: Actor, if_match: IfMatch, response: Response,
+        dry_run: DryRun = False,
     ) -> VersionOut:
-        leaving = await releases.retire(actor, tenant, adapter, number, if_match=if_match)
-        tag(response, leaving.revision, written=True)
+        leaving = await releases.retire(actor, tenant, adapter, number, if_match=if_match, dry_run=dry_run)
+        tag(response, leaving.revision, written=not dry_run)
         return VersionOut.of(leaving)
 
 
 def _add_registration(uploads: APIRouter, catalog: Catalog) -> None:
     answers: dict[int | str, Any] = {
         status: tagged(description, written=True, model=VersionOut) for status, description in (
-            (200, "These bytes are registered already, as this version."), (201, "Registered, proven and ready."),
+            (200, "These bytes are registered already, as this version; or what a dry run would register."),
+            (201, "Registered, proven and ready."),
             (202, "Registered; still being prepared."))
     }
 
@@ -108,10 +110,15 @@ def _add_registration(uploads: APIRouter, catalog: Catalog) -> None:
         tenant: TenantName, adapter: AdapterName, request: Request, response: Response, actor: Actor,
         base_model: Annotated[Label | None, Query(description="As in the JSON body, for archives.")] = None,
         wait: Annotated[bool, Query(description="Answer only when the version is ready or refused?")] = True,
+        dry_run: Annotated[bool, Query(description="Fetch and check the files, but keep nothing.")] = False,
     ) -> VersionOut:
         upload, base_model = await _upload(request, base_model)
-        done = await catalog.register(actor, tenant, adapter, upload, base_model=base_model, wait=wait)
+        done = await catalog.register(
+            actor, tenant, adapter, upload, base_model=base_model, wait=wait, dry_run=dry_run)
         version = done.version
+        if dry_run:
+            tag(response, version.revision, status=200)
+            return VersionOut.of(version)
         status = 202 if version.phase is VersionPhase.PREPARING else 201 if done.created else 200
         tag(response, version.revision, written=True, status=status)
         response.headers["Location"] = f"{request.url.path}/{version.number}"
@@ -129,23 +136,3 @@ async def _upload(request: Request, base_model: str | None) -> tuple[str | Async
     except ValidationError as error:
         raise refusal_of([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]) from error
     return asked.source, asked.base_model or base_model
-
-
-def _add_release_routes(router: APIRouter, releases: Releases) -> None:
-    options: dict[str, Any] = {"tags": ["releases"]}
-
-    @router.get(ADAPTER + "/release", operation_id="get_release", summary="Which version takes traffic",
-                responses={200: tagged("The release."), **refusals(404)}, **options)
-    async def get_release(tenant: TenantName, adapter: AdapterName, response: Response) -> ReleaseOut:
-        release = releases.get(tenant, adapter)
-        tag(response, release.revision)
-        return ReleaseOut.of(release)
-
-    @router.put(ADAPTER + "/release", operation_id="set_release", summary="Send the traffic to another version",
-                responses={200: tagged("As asked.", written=True), **refusals(404, 409, 412, 413, 503)}, **options)
-    async def set_release(
-        tenant: TenantName, adapter: AdapterName, body: ReleaseIn, actor: Actor, if_match: IfMatch, response: Response,
-    ) -> ReleaseOut:
-        release = await releases.set_stable(actor, tenant, adapter, body.stable, if_match=if_match)
-        tag(response, release.revision, written=True)
-        return ReleaseOut.of(release)

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from gateway.api.admin_routes import Actor, IfMatch, refusals, tag, tagged
+from gateway.api.admin_routes import Actor, DryRun, IfMatch, refusals, tag, tagged
 from gateway.api.schemas import Page, ReplicaName, page
 from gateway.api.schemas_replicas import ReplicaIn, ReplicaOut
 from gateway.controlplane.fleet import Fleet, Replicas
@@ -24,11 +24,13 @@ def add_replica_routes(router: APIRouter, replicas: Replicas, fleet: Fleet) -> N
 
     @router.post("/replicas", operation_id="add_replica", summary="Send requests to one more vLLM", status_code=201,
                  responses={201: tagged("Added.", written=True), **refusals(409, 413, 503)}, **options)
-    async def add_replica(body: ReplicaIn, actor: Actor, response: Response) -> ReplicaOut:
+    async def add_replica(
+        body: ReplicaIn, actor: Actor, response: Response, dry_run: DryRun = False,
+    ) -> ReplicaOut:
         replica = await replicas.add(
             actor, body.name, body.url, api_key=body.api_key, artifacts_path=body.artifacts_path,
-            max_in_flight=body.max_in_flight)
-        tag(response, replica.revision, written=True)
+            max_in_flight=body.max_in_flight, dry_run=dry_run)
+        tag(response, replica.revision, written=not dry_run)
         return ReplicaOut.of(replica, replica, None)
 
     @router.get("/replicas/{name}", operation_id="get_replica", summary="One replica",
@@ -44,9 +46,11 @@ def add_replica_routes(router: APIRouter, replicas: Replicas, fleet: Fleet) -> N
                    summary="Send no more requests to a replica",
                    description="Stop its process too: the files of retired versions no longer wait for it.",
                    responses={204: tagged("Removed.", written=True), **refusals(404, 409, 412, 503)}, **options)
-    async def remove_replica(name: ReplicaName, actor: Actor, if_match: IfMatch, response: Response) -> None:
-        removed = await replicas.remove(actor, name, if_match=if_match)
-        tag(response, removed.revision, written=True)
+    async def remove_replica(
+        name: ReplicaName, actor: Actor, if_match: IfMatch, response: Response, dry_run: DryRun = False,
+    ) -> None:
+        removed = await replicas.remove(actor, name, if_match=if_match, dry_run=dry_run)
+        tag(response, removed.revision, written=not dry_run)
 
     def _all() -> list[ReplicaOut]:
         registered = {replica.name: replica for replica in replicas.all()}

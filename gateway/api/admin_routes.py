@@ -4,21 +4,24 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Message
 
+from gateway.api.idempotency import PARAMETER, WRITES, Once
 from gateway.api.schemas import ErrorBody
 from gateway.domain.errors import BodyTooLarge, InvalidRequest
+from gateway.domain.operators import Asker, Role
 
-OperatorCheck: TypeAlias = Callable[[Iterable[tuple[bytes, bytes]]], str]
-"""Request headers → the operator's name for the audit; NotAuthenticated."""
+OperatorCheck: TypeAlias = Callable[[Iterable[tuple[bytes, bytes]]], Asker]
+"""Request headers → who asks; NotAuthenticated."""
 MAX_JSON_BYTES = 1 << 20
 _ETAG = re.compile(r'"(0|[1-9][0-9]{0,17})"')
 
 _DESCRIPTIONS = {
     400: "Something in the request cannot be understood; `param` names it.",
     401: "The operator's key is missing or wrong.",
+    403: "The operator's role does not reach; `required_role` does.",
     404: "No such thing.",
     409: "The change contradicts what the registry holds.",
     412: "It was changed since the revision in `If-Match`; `current_revision` and the ETag say what it is at now.",
@@ -31,22 +34,34 @@ _DESCRIPTIONS = {
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 
-def guarded_route(check: OperatorCheck, max_bytes: int | None) -> type[APIRoute]:
-    """Routes that ask for the operator's key before anything is read, refuse query parameters that they do not know,
-    and then read at most `max_bytes` (None: leave the body to the route)."""
+def guarded_route(
+    check: OperatorCheck, once: Once, max_bytes: int | None, *, reads: Role = Role.VIEWER, writes: Role = Role.OPERATOR,
+) -> type[APIRoute]:
+    """Routes that ask for the operator's key and its role before anything is read, refuse query parameters that they do
+    not know, read at most `max_bytes` (None: leave the body to the route), and do a write with an `Idempotency-Key`
+    once. `reads` and `writes`: the role that a route needs; the documentation shows it as `x-required-role`.
+    """
 
     class GuardedRoute(APIRoute):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            is_write = bool(WRITES & set(options.get("methods") or ()))
+            self._needed = writes if is_write else reads
+            shown = {"x-required-role": self._needed.value, **({"parameters": [PARAMETER]} if is_write else {})}
+            options["openapi_extra"] = {**(options.get("openapi_extra") or {}), **shown}
+            super().__init__(*arguments, **options)
+
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
             known = {parameter.alias for parameter in self.dependant.query_params}
 
             async def guarded(request: Request) -> Response:
-                request.state.actor = check(request.headers.raw)
+                asker = request.state.asker = check(request.headers.raw)
+                asker.require(self._needed, f"{request.method} {self.path}")
                 _refuse_unknown(request, known)
                 if max_bytes is None:
-                    return await handle(request)
+                    return await once.answer(request, None, handle)
                 body = await read_limited(request, max_bytes)
-                return await handle(Request(request.scope, _replay(body)))
+                return await once.answer(Request(request.scope, _replay(body)), body, handle)
 
             return guarded
 
@@ -58,6 +73,8 @@ def _refuse_unknown(request: Request, known: set[str]) -> None:
         if name not in known:
             raise InvalidRequest(f"There is no query parameter {name[:80]!r} here; {sorted(known)} are known.",
                                  param=name[:80])
+        if len(request.query_params.getlist(name)) > 1:
+            raise InvalidRequest(f"The query parameter {name!r} is given more than once.", param=name)
 
 
 async def read_limited(request: Request, max_bytes: int) -> bytes:
@@ -88,9 +105,13 @@ def _replay(body: bytes) -> Callable[[], Coroutine[Any, Any, Message]]:
     return receive
 
 
+async def _asker(request: Request) -> Asker:
+    asker: Asker = request.state.asker
+    return asker
+
+
 async def _actor(request: Request) -> str:
-    name: str = request.state.actor
-    return name
+    return (await _asker(request)).name
 
 
 async def _if_match(
@@ -106,8 +127,10 @@ async def _if_match(
     return int(found[1])
 
 
+Asking = Annotated[Asker, Depends(_asker)]
 Actor = Annotated[str, Depends(_actor)]
 IfMatch = Annotated[int | None, Depends(_if_match)]
+DryRun = Annotated[bool, Query(description="Decide and answer as if, but write nothing.")]
 
 
 def tag(response: Response, revision: int, *, written: bool = False, status: int | None = None) -> None:
@@ -122,7 +145,7 @@ def tag(response: Response, revision: int, *, written: bool = False, status: int
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documented error answers of a route, besides those that every route has."""
     documented: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody, "description": _DESCRIPTIONS[status]}
-                                                   for status in sorted({400, 401, *statuses})}
+                                                   for status in sorted({400, 401, 403, *statuses})}
     if 503 in documented:
         documented[503]["headers"] = _RETRY_AFTER
     return {**documented, "4XX": {"model": ErrorBody, "description": _DESCRIPTIONS["4XX"]}}

@@ -1,4 +1,4 @@
-"""Who is calling: a tenant's API key on the request path, the operator's key on the admin API and the metrics."""
+"""Who is calling: a tenant's API key on the request path, an operator's key on the admin API and the metrics."""
 
 import hmac
 from collections.abc import Callable, Iterable
@@ -6,6 +6,7 @@ from hashlib import sha256
 
 from gateway.domain.errors import NotAuthenticated
 from gateway.domain.model import ApiKey, Snapshot
+from gateway.domain.operators import SETTINGS_OPERATOR, Asker, Operator, Role, operators_of
 from gateway.system import System
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -45,21 +46,38 @@ class Callers:
 
 
 class Operators:
-    """Tells operators by their key; `reader` is a key that may read the metrics and no more."""
+    """Tells operators by the SHA-256 of their key: an admin by the settings' own, the others by the registry's.
 
-    def __init__(self, key: str, *, reader: str | None = None) -> None:
-        self._operator = sha256(key.encode()).digest()
-        self._reader = sha256(reader.encode()).digest() if reader else self._operator
+    `reader` is a key that may read the metrics and no more.
+    """
 
-    def actor(self, headers: Headers) -> str:
-        """The operator's name for the audit, else NotAuthenticated."""
-        if not hmac.compare_digest(sha256(presented(headers)).digest(), self._operator):
-            raise NotAuthenticated("The operator's key is wrong. Take it from SWITCHYARD_OPERATOR_KEY or operator.key.")
-        return "operator"
+    def __init__(self, key: str, snapshot: Callable[[], Snapshot], *, reader: str | None = None) -> None:
+        self._own = sha256(key.encode()).hexdigest()
+        self._reader = sha256(reader.encode()).hexdigest() if reader else self._own
+        self._snapshot = snapshot
+        self._indexed: Snapshot | None = None
+        self._by_sha256: dict[str, Operator] = {}
+
+    def identify(self, headers: Headers) -> Asker:
+        """Who holds the key that was presented, else NotAuthenticated."""
+        asker = self._find(sha256(presented(headers)).hexdigest())
+        if asker is None:
+            raise NotAuthenticated("The operator's key is wrong or revoked. An admin's is SWITCHYARD_OPERATOR_KEY, or "
+                                   "in operator.key.")
+        return asker
 
     def check_reader(self, headers: Headers) -> None:
-        """Raises NotAuthenticated unless the operator's or the metrics key was presented."""
-        digest = sha256(presented(headers)).digest()
-        operator, reader = (hmac.compare_digest(digest, known) for known in (self._operator, self._reader))
-        if not (operator or reader):
-            raise NotAuthenticated("The key is wrong. Metrics need the operator's key or SWITCHYARD_METRICS_KEY.")
+        """Raises NotAuthenticated unless an operator's or the metrics key was presented."""
+        digest = sha256(presented(headers)).hexdigest()
+        if not hmac.compare_digest(digest, self._reader) and self._find(digest) is None:
+            raise NotAuthenticated("The key is wrong. Metrics need an operator's key or SWITCHYARD_METRICS_KEY.")
+
+    def _find(self, digest: str) -> Asker | None:
+        if hmac.compare_digest(digest, self._own):
+            return Asker(SETTINGS_OPERATOR, Role.ADMIN)
+        snapshot = self._snapshot()
+        if snapshot is not self._indexed:
+            self._by_sha256 = {operator.sha256: operator for operator in operators_of(snapshot)}
+            self._indexed = snapshot
+        found = self._by_sha256.get(digest)
+        return Asker(found.name, found.role) if found and found.revoked_at is None else None

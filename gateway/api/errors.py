@@ -23,11 +23,13 @@ SERVER_ERROR: Final = "server_error"
 STATUSES: Final[Mapping[type[errors.SwitchyardError], tuple[int, str]]] = MappingProxyType({
     errors.InvalidRequest: (400, INVALID_REQUEST),
     errors.NotAuthenticated: (401, INVALID_REQUEST),
+    errors.PermissionDenied: (403, INVALID_REQUEST),
     errors.NotFound: (404, INVALID_REQUEST),
     errors.Conflict: (409, INVALID_REQUEST),
     errors.LostRace: (412, INVALID_REQUEST),
     errors.BodyTooLarge: (413, INVALID_REQUEST),
     errors.ArtifactRefused: (422, INVALID_REQUEST),
+    errors.IdempotencyKeyReused: (422, INVALID_REQUEST),
     errors.SwitchyardError: (500, SERVER_ERROR),
     errors.EngineRefused: (502, SERVER_ERROR),
     errors.UpstreamFailed: (502, SERVER_ERROR),
@@ -54,6 +56,11 @@ def reply_to(error: errors.SwitchyardError) -> ErrorReply:
     status, kind = status_of(type(error))
     return envelope(status, error.message, kind=kind, param=error.param, code=error.code, headers=_headers(error),
                     more=_more(error))
+
+
+def response_to(error: errors.SwitchyardError) -> Response:
+    """The same, as the framework answers it."""
+    return _response(reply_to(error))
 
 
 def status_of(error: type[errors.SwitchyardError]) -> tuple[int, str]:
@@ -119,7 +126,7 @@ def _field(problem: Any) -> str | None:
 
 async def _ours(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.SwitchyardError)
-    return _response(reply_to(error))
+    return response_to(error)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -163,4 +170,6 @@ def _more(error: errors.SwitchyardError) -> dict[str, Any]:
             return {"reasons": list(error.reasons)}
         case errors.LostRace():
             return {"current_revision": error.current}
+        case errors.PermissionDenied():
+            return {"required_role": error.required_role}
     return {}

@@ -112,6 +112,7 @@ class Door:
             record.status, record.error = CALLER_GONE, "caller_gone"
         except Exception:
             self._log.exception("unexpected", request_id=record.request_id)
+            record.error = SwitchyardError.code
             if out.started:
                 raise  # the server cuts the connection: the only way left to say that the answer is not whole
             fault = SwitchyardError(f"Something went wrong here. The log says what, under {record.request_id}.")
@@ -130,10 +131,12 @@ class Door:
             return
         data = await self._read(scope["headers"], receive)
         record.received = self._system.monotonic()
+        session = _session(scope["headers"])
         if endpoint is CHAT:
-            call = Call(ENDPOINTS["/v1/chat/completions"], key, parse_chat(data), ChatShape())
+            call = Call(ENDPOINTS["/v1/chat/completions"], key, parse_chat(data), ChatShape(), session)
         else:
-            call = Call(endpoint, key, bodies.parse(data, allow_prompt_logprobs=self._allow_prompt_logprobs))
+            body = bodies.parse(data, allow_prompt_logprobs=self._allow_prompt_logprobs)
+            call = Call(endpoint, key, body, session=session)
         task = asyncio.current_task()
         assert task is not None  # the server runs every request in one
         watch = asyncio.create_task(_watch(receive, task))
@@ -201,6 +204,13 @@ async def _watch(receive: Receive, task: "asyncio.Task[None]") -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     task.cancel()
+
+
+def _session(headers: list[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == b"x-switchyard-session":
+            return value.decode("latin-1")
+    return ""
 
 
 def _model(name: str, created: float, owner: str) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Bodies of the admin API: what may be sent, and what is answered. No answer has a secret but a new key's own text.
 
-Those about replicas and the gateway's standing are in `schemas_replicas.py`.
+Those about replicas and the gateway's standing are in `schemas_replicas.py`, those about releases, evaluations, aliases
+and freeze windows in `schemas_releases.py`.
 """
 
 import re
@@ -21,12 +22,13 @@ from pydantic import (
 
 from gateway.domain import names
 from gateway.domain.errors import InvalidRequest
-from gateway.domain.model import Adapter, ApiKey, Change, Release, Tenant, Version, VersionPhase
+from gateway.domain.model import Adapter, ApiKey, Change, EvaluationPolicy, Tenant, Version, VersionPhase
 
 T = TypeVar("T")
 
 
-def _named(kind: str, pattern: re.Pattern[str]) -> tuple[AfterValidator, WithJsonSchema]:
+def named(kind: str, pattern: re.Pattern[str]) -> tuple[AfterValidator, WithJsonSchema]:
+    """What makes a text a name of that kind, for `Annotated`."""
     def check(text: str) -> str:
         try:
             return names.check_name(kind, pattern, text)
@@ -44,7 +46,7 @@ def _only_text(value: object) -> object:
 
 
 _TENANT, _ADAPTER, _REPLICA = (
-    _named("tenant", names.TENANT), _named("adapter", names.ADAPTER), _named("replica", names.REPLICA))
+    named("tenant", names.TENANT), named("adapter", names.ADAPTER), named("replica", names.REPLICA))
 TenantName = Annotated[str, *_TENANT]
 AdapterName = Annotated[str, *_ADAPTER]
 ReplicaName = Annotated[str, *_REPLICA]
@@ -127,6 +129,7 @@ class KeyIn(In):
     adapters: list[AdapterName] | None = Field(
         None, max_length=1000, description="The only adapters it may use; null: all of the tenant's.")
     expires_at: Time | None = Field(None, description="From then on it is refused; null: never.")
+    may_pin: bool = Field(False, description="May it name a version, as in `support@3`?")
 
 
 class KeyOut(Out):
@@ -134,12 +137,13 @@ class KeyOut(Out):
 
     model_config = example(
         id="1f2e3d4c", tenant="acme", name="web shop", prefix="sy-1f2e3d4c", adapters=["support"],
-        created_at="2026-01-31T12:00:00Z", expires_at=None, revoked_at=None, revision=4)
+        may_pin=False, created_at="2026-01-31T12:00:00Z", expires_at=None, revoked_at=None, revision=4)
     id: str
     tenant: str
     name: str
     prefix: str
     adapters: list[str] | None
+    may_pin: bool
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -149,7 +153,8 @@ class KeyOut(Out):
     def fields_of(cls, key: ApiKey) -> dict[str, Any]:
         return {
             "id": key.id, "tenant": key.tenant, "name": key.name, "prefix": key.prefix,
-            "adapters": None if key.adapters is None else list(key.adapters), "created_at": at(key.created_at),
+            "adapters": None if key.adapters is None else list(key.adapters), "may_pin": key.may_pin,
+            "created_at": at(key.created_at),
             "expires_at": when(key.expires_at), "revoked_at": when(key.revoked_at), "revision": key.revision,
         }
 
@@ -163,37 +168,41 @@ class NewKeyOut(KeyOut):
 
     model_config = example(
         key="sy-1f2e3d4c-0123456789abcdefghijklmnopqrstuvwxyzABCDEFG", id="1f2e3d4c", tenant="acme", name="web shop",
-        prefix="sy-1f2e3d4c", adapters=None, created_at="2026-01-31T12:00:00Z", expires_at=None, revoked_at=None,
-        revision=4)
+        prefix="sy-1f2e3d4c", adapters=None, may_pin=False, created_at="2026-01-31T12:00:00Z", expires_at=None,
+        revoked_at=None, revision=4)
     key: str
 
 
-# --- adapters, versions, releases ------------------------------------------------------------------------------------
+# --- adapters and versions -------------------------------------------------------------------------------------------
 
 
 class AdapterIn(In):
     """What an adapter asks for."""
 
-    model_config = example(replicas=2)
+    model_config = example(replicas=2, evaluation="required")
     replicas: int | None = Field(
         None, ge=1, le=10_000, description="How many replicas hold its versions; null: all of the pool.")
+    evaluation: Annotated[EvaluationPolicy, Strict(False)] | None = Field(None, description=(
+        "Must a version pass its evaluation before it takes canary or stable traffic? null: as it is (first: warn)."))
 
 
 class AdapterOut(Out):
     """An adapter. `last_number`: the highest version number given so far."""
 
     model_config = example(
-        tenant="acme", name="support", replicas=None, last_number=3, created_at="2026-01-31T12:00:00Z", revision=5)
+        tenant="acme", name="support", replicas=None, evaluation="warn", last_number=3,
+        created_at="2026-01-31T12:00:00Z", revision=5)
     tenant: str
     name: str
     replicas: int | None
+    evaluation: EvaluationPolicy
     last_number: int
     created_at: datetime
     revision: int
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
-        return cls(tenant=adapter.tenant, name=adapter.name, replicas=adapter.replicas,
+        return cls(tenant=adapter.tenant, name=adapter.name, replicas=adapter.replicas, evaluation=adapter.evaluation,
                    last_number=adapter.last_number, created_at=at(adapter.created_at), revision=adapter.revision)
 
 
@@ -244,52 +253,36 @@ class VersionOut(Out):
         return cls.model_validate(fields)
 
 
-class ReleaseIn(In):
-    """Which version takes traffic."""
-
-    model_config = example(stable=3)
-    stable: Annotated[int, Field(ge=1, le=999_999_999)] | None = Field(
-        description="A ready version's number; null: the adapter takes no traffic.")
-
-
-class ReleaseOut(Out):
-    """An adapter's release. Revision 0: none was ever set."""
-
-    model_config = example(tenant="acme", adapter="support", stable=3, revision=9)
-    tenant: str
-    adapter: str
-    stable: int | None
-    revision: int
-
-    @classmethod
-    def of(cls, release: Release) -> Self:
-        return cls(tenant=release.tenant, adapter=release.adapter, stable=release.stable, revision=release.revision)
-
-
 # --- audit and errors ---------------------------------------------------------------------------------------------
 
 
 class ChangeOut(Out):
-    """One audited write."""
+    """One audited write. `hash` is over all of it and `previous`, the hash of the one before; null when unchained."""
 
     model_config = example(
         revision=9, actor="operator", action="release.set", target="release/acme/support",
-        at="2026-01-31T12:00:00Z", detail={"stable": 3, "before": 2})
+        at="2026-01-31T12:00:00Z", detail={"stable": 3, "before": 2}, writes_digest="0f" * 32, previous="1e" * 32,
+        hash="2d" * 32)
     revision: int
     actor: str
     action: str
     target: str
     at: datetime
     detail: dict[str, Any]
+    writes_digest: str = Field(description="SHA-256 of what was written, made from it just now.")
+    previous: str | None
+    hash: str | None
 
     @classmethod
     def of(cls, change: Change) -> Self:
         return cls(revision=change.revision, actor=change.actor, action=change.action, target=change.target,
-                   at=at(change.at), detail=dict(change.detail))
+                   at=at(change.at), detail=dict(change.detail), writes_digest=change.writes_digest,
+                   previous=change.previous or None, hash=change.hash or None)
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong; `code` is stable. An artifact's refusal also has `reasons`, a lost race `current_revision`."""
+    """What went wrong; `code` is stable. An artifact's refusal also has `reasons`, a lost race `current_revision`, a
+    role that does not reach `required_role`."""
 
     message: str
     type: str
@@ -297,6 +290,7 @@ class ErrorDetail(BaseModel):
     code: str | None
     reasons: list[str] | None = None
     current_revision: int | None = None
+    required_role: str | None = None
 
 
 class ErrorBody(BaseModel):

@@ -2,6 +2,9 @@
 
 main.py      the commands, put together        options.py   options that many commands share
 client.py    the admin API over HTTP           output.py    tables for people, JSON for programs
-admin.py     tenants, keys, adapters, replicas serving.py   serve, up
+admin.py     tenants, keys, replicas           serving.py   serve, up
+adapters.py  adapters and versions             operators.py operators and their roles
+release.py   rollouts; release_view.py: how    audit.py     the audit's hash chain
+             they look
 doctor.py    checks with a hint each           archive.py   a folder as a tar stream
 """

@@ -9,9 +9,12 @@ import typer
 
 from gateway.cli.adapters import adapters
 from gateway.cli.admin import keys, replicas, tenants
+from gateway.cli.audit import audit
 from gateway.cli.doctor import doctor
+from gateway.cli.operators import operators
 from gateway.cli.options import Json, load_settings
 from gateway.cli.output import OK, CommandFailed, Output, report
+from gateway.cli.release import release
 from gateway.cli.serving import serve, up
 
 app = typer.Typer(
@@ -23,7 +26,10 @@ app.command()(up)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 app.add_typer(adapters, name="adapters")
+app.add_typer(release, name="release")
 app.add_typer(replicas, name="replicas")
+app.add_typer(audit, name="audit")
+app.add_typer(operators, name="operators")
 app.command()(doctor)
 
 
