@@ -12,6 +12,7 @@ from gateway.api.chat import ChatRequest
 from gateway.api.openai import CHAT, MODELS
 from gateway.dataplane.body import DROPPED, PROMPT_LOGPROBS, REFUSED
 from gateway.dataplane.serving import ENDPOINTS
+from gateway.domain import analysis, rollout
 from gateway.domain import errors as domain_errors
 from gateway.telemetry import Metrics
 
@@ -61,9 +62,21 @@ def fields_table() -> str:
         (f"`{name}`", "refused with 400", reason) for name, reason in sorted(refused.items()))])
 
 
+def diagram() -> str:
+    """The phases and moves of a rollout, as GitHub draws them."""
+    return f"```mermaid\n{rollout.diagram()}```\n"
+
+
+def requests_table() -> str:
+    """How many requests a verdict needs."""
+    weights = sorted({weight for needed in analysis.REQUESTS_NEEDED.values() for weight in needed})
+    return _table(("harm", *(f"weight {weight} %" for weight in weights)), (
+        (harm, *(f"{needed[weight]:,}" for weight in weights)) for harm, needed in analysis.REQUESTS_NEEDED.items()))
+
+
 TABLES: Mapping[str, Callable[[], str]] = MappingProxyType({
     "settings": settings_table, "errors": errors_table, "metrics": metrics_table, "routes": routes_table,
-    "fields": fields_table,
+    "fields": fields_table, "diagram": diagram, "requests": requests_table,
 })
 
 

@@ -15,7 +15,8 @@ Death: TypeAlias = Literal["", "unhealthy", "drop"]
 class Behaviour:
     """What tests steer; times are seconds.
 
-    `latency`: before the first token. `token_delay`: between tokens. `tokens`: how many an answer has.
+    `latency`: before the first token. `token_delay`: between tokens. `tokens`: how many an answer has, and
+    `tokens_elsewhere` that of a served name outside `only` (0: as many).
     `error_rate`: the share (0 to 1) of inference requests that fail with `error_status`, evenly spread.
     `drop_after`: cut the connection after so many pieces of a streamed answer; 0 before the first byte, also of an
     answer that is not streamed. `only`: errors, cuts and times act on served names that contain this, not on others.
@@ -26,6 +27,7 @@ class Behaviour:
     latency: float = 0.0
     token_delay: float = 0.0
     tokens: int = 12
+    tokens_elsewhere: int = 0
     error_rate: float = 0.0
     error_status: int = 500
     drop_after: int | None = None
@@ -42,7 +44,7 @@ class Behaviour:
         """What a request for that served name meets."""
         if self.only in served_name:
             return self
-        return Behaviour(tokens=self.tokens, dead=self.dead)
+        return Behaviour(tokens=self.tokens_elsewhere or self.tokens, dead=self.dead)
 
 
 @dataclass(slots=True)
