@@ -1,6 +1,8 @@
 """One request, from its bytes to the last byte of the reply; never waits for Redis. Read serving.py first.
 
-serving.py    the whole story              snapshots.py  the registry's truth, in memory
-body.py       what we read and set of it   replicas.py   who is up, what is loaded where
-relay.py      the reply, renamed on its way    tally.py       what became of calls, added up
+serving.py    the whole story                   replicas.py   who is up, what is loaded where
+body.py       what we read and set of it        relay.py      the reply, renamed on its way
+snapshots.py  the registry's truth, in memory   salts.py      keeps tenants apart in the prefix cache
+shadows.py    copies, once all is answered      answers.py    what an answer said
+tally.py      what rollouts are judged by       ports.py      what it needs of the outside
 """

@@ -135,13 +135,17 @@ class Serving:
             opened.reply.close()
             self._replicas.release(opened.state)
         if opened.kept is not None:
-            said = opened.kept.said(self._system.monotonic() - record.started)
-            if chosen.epoch and said is not None:
-                record.empty_output = said.is_empty
-                record.json_asked = bodies.asks_for_json(call.body)
-                record.json_invalid = record.json_asked and not said.is_json
-            if shadow is not None:
-                self._shadows.offer(call.endpoint.path, call.body, shadow, said)
+            self._look_back(call, chosen, shadow, opened.kept, record)
+
+    def _look_back(self, call: Call, chosen: Route, shadow: Route | None, kept: Kept, record: Record) -> None:
+        """What is done once the caller has its answer: judge it for the rollout, have the shadow answer too."""
+        said = kept.said(self._system.monotonic() - record.started)
+        if chosen.epoch and said is not None:
+            record.empty_output = said.is_empty
+            record.json_asked = bodies.asks_for_json(call.body)
+            record.json_invalid = record.json_asked and not said.is_json
+        if shadow is not None:
+            self._shadows.offer(call.endpoint.path, call.body, shadow, said)
 
     async def _open(self, call: Call, chosen: Route, data: bytes, record: Record) -> _Opened:
         """The first reply worth relaying. A replica that breaks off, or answers 503, is passed over once for another;
