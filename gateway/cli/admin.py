@@ -56,13 +56,14 @@ def create_key(
     name: Annotated[str, typer.Option(help="What the key is for, such as laptop.")],
     adapter: Annotated[list[str] | None, typer.Option(help="May use only this adapter; repeat for more.")] = None,
     days: Annotated[float | None, typer.Option(min=0, help="Expires after so many days.")] = None,
+    may_pin: Annotated[bool, typer.Option("--may-pin", help="May name a version, as in support@3.")] = False,
     url: Url = DEFAULT_URL, operator_key: OperatorKey = None, as_json: Json = False,
 ) -> None:
     """Create an API key. It is shown this once.
 
     Example: switchyard keys create acme --name laptop --adapter support --days 90
     """
-    wish: dict[str, Any] = {"name": name}
+    wish: dict[str, Any] = {"name": name, "may_pin": may_pin}
     if adapter:
         wish["adapters"] = adapter
     if days is not None:

@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loadtests.canary import RELEASE, Traffic
+from loadtests.canary import RELEASE, Traffic, behave
 from tests.fixtures.artifacts import write_adapter
 from tests.fixtures.processes import Admin, Process, fake_replica, gateway, is_ready, wait_until
 from tests.fixtures.redis import RealValkey, free_port
@@ -124,3 +125,24 @@ def test_of_two_operators_who_promote_and_abort_at_once_one_wins(course: Course)
     assert sorted(answers.values()) == [200, 409]
     won = "promoted" if answers["promote"] == 200 else "aborted"
     assert (course.release["rollout"]["phase"], course.release["stable"]) == (won, 2 if won == "promoted" else 1)
+
+
+def test_when_the_gateway_with_the_analyst_is_killed_another_rolls_back_within_15_seconds(
+    folder: Path, own_valkey: RealValkey
+) -> None:
+    ports = free_port(), free_port()
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+    with fake_replica(folder, "r0") as (url, _):
+        shared = {"redis_url": own_valkey.url, "replicas": f"r0={url}", "log_level": "error",
+                  "artifacts_path": str(folder / "artifacts")}
+        with gateway(folder / "a", ports[0], **shared) as leader:
+            time.sleep(2)  # it is alone, so it takes the lease
+            with gateway(folder / "b", ports[1], **shared) as other:
+                course = Course(folder, ports[1], other)
+                served = course.admin("GET", "/tenants/acme/adapters/support/versions")["data"][1]["served_name"]
+                behave(folder, only=served, error_rate=0.5)
+                leader.kill()
+                course.start("50%, 100%")
+                with course.traffic.running():
+                    wait_until(lambda: course.release["rollout"]["phase"] == "aborted", 15)
