@@ -98,7 +98,7 @@ def describe(target: AdapterName, version: dict[str, Any]) -> str:
     lines = [f"{target.tenant}/{target.adapter}@{version['number']} is {version['phase']} "
              f"(digest {version['digest'][:DIGEST_SHOWN]})."]
     if version.get("effect") is not None:
-        lines.append(f"It changes the base model's log probabilities by up to {version['effect']:.3g} nats.")
+        lines.append(f"It changes the base model's log probabilities by {version['effect']:.3g} nats.")
     lines += [f"Warning: {warning}" for warning in version.get("warnings") or ()]
     return "\n".join(lines)
 
