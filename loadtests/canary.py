@@ -1,6 +1,6 @@
 """A canary's whole course under live traffic, in front of fake replicas: does every caller stay on its track?
 
-    python -m loadtests.canary [--callers 400] [--clients 8] [--bad errors|slow|short] [--workers 2]
+    python -m loadtests.canary [--callers 400] [--clients 8] [--bad errors|slow|short | --moves 60] [--workers 2]
 
 Without --bad, version 2 is shifted 5 → 50 → 100 percent by hand and promoted. For every weight the share of callers on
 the canary is printed beside the binomial bound, then how many callers ever went back, how many requests failed, and how
@@ -95,15 +95,16 @@ def bound(callers: int, weight: float) -> float:
     return 100 * 3.29 * math.sqrt(share * (1 - share) / callers)
 
 
-def effect(admin: Admin, workers: int, weight: float) -> float:
-    """Seconds from the call of a shift to the last answer by which some gateway process had not followed it yet."""
+def effect(admin: Admin, workers: int, move: str, name: str, value: float, **body: Any) -> float:
+    """Seconds from the call of a move to the last answer by which some gateway process had not followed it yet: `name`
+    of what it explains then is `value`."""
     started = time.perf_counter()
-    admin("POST", f"{RELEASE}/shift", json={"weight": weight})
+    admin("POST", f"{RELEASE}/{move}", json=body)
     followed = time.perf_counter()
     fresh = 0
     while fresh < 6 * workers:  # each on a connection of its own: so many in a row hardly leave a process out
         explained = admin("POST", "/tenants/acme/adapters/support/route:explain", json={"subject": "x"})
-        if explained["weight"] == weight:
+        if explained[name] == value:
             fresh += 1
         else:
             fresh, followed = 0, time.perf_counter()
@@ -127,7 +128,7 @@ def good(admin: Admin, traffic: Traffic, workers: int) -> bool:
               f"(bound ±{bound(traffic.callers, weight):.1f}), {back} went back")
         tracks = now
         if weight == 50:
-            effects = sorted(effect(admin, workers, 50 + n) for n in range(1, 31))
+            effects = sorted(effect(admin, workers, "shift", "weight", 50 + n, weight=50 + n) for n in range(1, 31))
             print(f"from call to effect on every process: median {1e3 * effects[15]:.0f} ms, "
                   f"worst of {len(effects)} {1e3 * effects[-1]:.0f} ms")
             tracks = traffic.round()
@@ -137,6 +138,23 @@ def good(admin: Admin, traffic: Traffic, workers: int) -> bool:
     print(f"callers that ever went from the canary back: {returned}; "
           f"failed requests: {traffic.failed} of {traffic.asked}")
     return held and not returned and not traffic.failed
+
+
+def moves(admin: Admin, traffic: Traffic, workers: int, rounds: int) -> bool:
+    """Abort and promote by turns: how long until every gateway process follows, and whether a request failed."""
+    took: dict[str, list[float]] = {"abort": [], "promote": []}
+    stable, canary = 1, 2
+    for _ in range(rounds):
+        for move, plan, answers in (("abort", "100% gate", stable), ("promote", "1% gate, 100%", canary)):
+            admin("POST", f"{RELEASE}/start", json={"canary": canary, "plan": plan})
+            took[move].append(effect(admin, workers, move, "version", answers))
+        stable, canary = canary, stable
+    for move, seconds in took.items():
+        ranked = sorted(1e3 * one for one in seconds)
+        print(f"{move}, from call to effect on every process: median {ranked[len(ranked) // 2]:.0f} ms, "
+              f"p99 {ranked[int(0.99 * len(ranked))]:.0f} ms over {len(ranked)}")
+    print(f"failed requests: {traffic.failed} of {traffic.asked}")
+    return not traffic.failed
 
 
 def bad(admin: Admin, traffic: Traffic) -> bool:
@@ -169,6 +187,8 @@ def run(given: argparse.Namespace) -> bool:
             if given.bad:
                 behave(folder, only=served, **BAD[given.bad])
             with Traffic(admin.url, key, given.callers, given.clients).running() as traffic:
+                if given.moves:
+                    return moves(admin, traffic, given.workers, given.moves)
                 return bad(admin, traffic) if given.bad else good(admin, traffic, given.workers)
 
 
@@ -184,6 +204,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=400)
     parser.add_argument("--clients", type=int, default=8, help="connections that ask at a time")
     parser.add_argument("--workers", type=int, default=2, help="gateway processes")
+    parser.add_argument("--moves", type=int, default=0, help="only time so many aborts and promotes")
     parser.add_argument("--bad", choices=sorted(BAD))
     sys.exit(0 if run(parser.parse_args()) else 1)
 
