@@ -128,7 +128,7 @@ class Catalog:
         nothing of the artifact is left; Unavailable when no replica could say, which takes the version back as well.
         A `dry_run` fetches and checks the files, and neither keeps them nor asks a replica.
         """
-        self._changes.require_registry()
+        await self._changes.require_registry()
         await self._changes.check(lambda snapshot: tenant_of(snapshot, tenant))
         pool = self._pool(tenant, adapter, base_model)
         staged = await (

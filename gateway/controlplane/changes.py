@@ -93,11 +93,18 @@ class Changes:
         """The audit, newest first: at most `limit` changes, below revision `before`, of `target` or below it."""
         return await self._registry.history(before=before, limit=limit, target=target)
 
-    def require_registry(self) -> None:
-        """RegistryUnavailable when Redis is known not to answer, so that no work is begun in vain."""
-        if not self._snapshots.connected:
+    async def require_registry(self) -> None:
+        """RegistryUnavailable when Redis does not answer, so that no work is begun in vain.
+
+        One missed sign of life proves little (a full disk queue, a busy host), so Redis itself is asked again.
+        """
+        if self._snapshots.connected:
+            return
+        try:
+            await self._registry.load()
+        except RegistryUnavailable as error:
             raise RegistryUnavailable(
-                "The registry does not answer, so nothing can be changed. Requests go on; try again soon.")
+                "The registry does not answer, so nothing can be changed. Requests go on; try again soon.") from error
 
     async def check(self, read: Callable[[Snapshot], T]) -> T:
         """What `read` gives; when it refuses (NotFound, Conflict) it is asked again about the registry itself."""
@@ -119,7 +126,7 @@ class Changes:
         RegistryUnavailable. A `dry_run` decides, refuses and answers alike, and writes nothing.
         """
         if dry_run:
-            self.require_registry()
+            await self.require_registry()
         snapshot, believed = self._snapshots.current, False
         for _ in range(ATTEMPTS):
             try:

@@ -39,7 +39,7 @@ class Releases:
             return self._decide(snapshot, tenant, adapter, stable)
 
         if stable is not None and not dry_run:
-            self._changes.require_registry()
+            await self._changes.require_registry()
             planned = await self._changes.commit(actor, decide, if_match=if_match, dry_run=True)
             if planned.changed:
                 version = await self._changes.check(lambda snapshot: version_of(snapshot, tenant, adapter, stable))

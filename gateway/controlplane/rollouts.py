@@ -211,7 +211,7 @@ class Rollouts:
         """
         if takes is None or dry_run:
             return (await self._changes.commit(actor, decide, if_match=if_match, dry_run=dry_run)).entity
-        self._changes.require_registry()
+        await self._changes.require_registry()
         planned = (await self._changes.commit(actor, decide, if_match=if_match, dry_run=True)).entity
         number = takes(planned)
         version = await self._changes.check(

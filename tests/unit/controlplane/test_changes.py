@@ -121,10 +121,17 @@ async def test_a_change_of_nothing_writes_nothing(registry: MemoryRegistry, chan
 async def test_work_is_not_begun_while_the_registry_is_known_to_be_away(
     registry: MemoryRegistry, changes: Changes,
 ) -> None:
-    changes.require_registry()
-    registry.connected = False
+    await changes.require_registry()
+    registry.connected = registry.answers = False
     with pytest.raises(RegistryUnavailable):
-        changes.require_registry()
+        await changes.require_registry()
+
+
+async def test_work_is_begun_when_the_registry_answers_though_it_missed_a_sign_of_life(
+    registry: MemoryRegistry, changes: Changes,
+) -> None:
+    registry.connected = False
+    await changes.require_registry()
 
 
 async def test_a_lease_is_held_once_and_given_back(registry: MemoryRegistry) -> None:

@@ -518,7 +518,7 @@ async def test_a_dry_run_decides_and_answers_as_if_and_neither_writes_loads_nor_
 
 async def test_while_the_registry_is_away_nothing_is_even_loaded(bench: Bench) -> None:
     bench.fleet.views["one"] = view("one")
-    bench.registry.connected = False
+    bench.registry.connected = bench.registry.answers = False
     for dry_run in (False, True):
         with pytest.raises(RegistryUnavailable):
             await bench.start(dry_run=dry_run)
