@@ -18,6 +18,9 @@ from gateway.clients import registry as registries
 from gateway.clients.artifacts import ArtifactStore
 from gateway.clients.base_model import base_model_facts
 from gateway.clients.http1 import Pool
+from gateway.clients.judge import Judge
+from gateway.clients.patterns import Patterns
+from gateway.clients.quality import Candidates, Scores
 from gateway.clients.replays import Replays
 from gateway.clients.tallies import Analyses, Tallies
 from gateway.clients.vllm import VllmClient
@@ -26,13 +29,16 @@ from gateway.controlplane.aliases import Aliases
 from gateway.controlplane.analyst import Analyst
 from gateway.controlplane.catalog import Catalog
 from gateway.controlplane.changes import Changes
+from gateway.controlplane.drift import Drift
 from gateway.controlplane.evaluations import Evaluations
 from gateway.controlplane.fleet import Replicas as ReplicaCatalog
 from gateway.controlplane.freezes import Freezes
 from gateway.controlplane.leases import Leases
 from gateway.controlplane.notify import Notifier, Webhooks
 from gateway.controlplane.operators import OperatorCatalog
+from gateway.controlplane.parity import ParityCheck, ParityPolicy
 from gateway.controlplane.prepare import Preparer
+from gateway.controlplane.quality import QualityControl
 from gateway.controlplane.reconciler import Reconciler
 from gateway.controlplane.releases import Releases
 from gateway.controlplane.removal import Removal
@@ -40,6 +46,7 @@ from gateway.controlplane.rollouts import Rollouts
 from gateway.controlplane.secrets import share_secret
 from gateway.controlplane.tenants import Tenants
 from gateway.dataplane.ports import Engine, Wire
+from gateway.dataplane.quality import Quality
 from gateway.dataplane.replicas import Replicas
 from gateway.dataplane.salts import SECRET, Salts
 from gateway.dataplane.serving import Serving
@@ -52,6 +59,7 @@ from gateway.domain.happening import Happening
 from gateway.domain.model import Replica
 from gateway.domain.preflight import BaseModelFacts, Limits
 from gateway.domain.reconcile import Policy
+from gateway.domain.seal import Seal
 from gateway.settings import Settings
 from gateway.system import System
 from gateway.telemetry import Metrics, Telemetry, make_log
@@ -86,8 +94,11 @@ class App:
         leases = Leases(self._registry, system)
         policy = Policy(artifacts_path=str(settings.artifacts), retire_grace=settings.retire_grace_seconds)
         removal = Removal(self._changes, leases, self._replicas, store, policy, system)
+        self._seal = Seal(_text(settings.secret))
         preparer = Preparer(
-            self._changes, leases, self._replicas, removal, placement.choose, settings.min_effect, system)
+            self._changes, leases, self._replicas, removal,
+            ParityCheck(self._replicas, store, ParityPolicy(settings.parity)), placement.choose, settings.min_effect,
+            system, seal=self._seal)
         self._catalog = Catalog(
             self._changes, leases, self._replicas, store, preparer, self._base_facts,
             Limits(max_rank=settings.max_rank), system, log)
@@ -97,6 +108,7 @@ class App:
         self._sender = WebhookClient(system)
         self._notifier = Notifier(
             lambda: self._snapshots.current, self._sender, self._metrics.count_delivery, system, log)
+        self._quality_control = self._make_quality(leases)
         self._tally = Tally()
         self._tallies = Tallies(self._registry, system, log)
 
@@ -126,15 +138,33 @@ class App:
         return self._web.openapi()
 
     def _plane(self) -> ControlPlane:
-        changes, system = self._changes, self._system
-        self._rollouts = Rollouts(changes, self._replicas, system, notify=self._notify)
+        changes, system, seal = self._changes, self._system, self._seal
+        self._rollouts = Rollouts(changes, self._replicas, system, notify=self._notify, seal=seal)
         self._analyses = Analyses(self._registry)
         return ControlPlane(
             changes=changes, tenants=Tenants(changes, system), catalog=self._catalog,
-            releases=Releases(changes, self._replicas, system), rollouts=self._rollouts,
-            analyses=self._analyses, evaluations=Evaluations(changes, system), aliases=Aliases(changes),
-            freezes=Freezes(changes, system), replicas=ReplicaCatalog(changes, system), fleet=self._replicas,
-            operators=OperatorCatalog(changes, system), webhooks=Webhooks(changes, system))
+            releases=Releases(changes, self._replicas, system, seal=seal), rollouts=self._rollouts,
+            analyses=self._analyses, evaluations=Evaluations(changes, self._replicas, system, seal=seal),
+            aliases=Aliases(changes), freezes=Freezes(changes, system), replicas=ReplicaCatalog(changes, system),
+            fleet=self._replicas, operators=OperatorCatalog(changes, system), webhooks=Webhooks(changes, system),
+            quality=self._quality_control)
+
+    def _make_quality(self, leases: Leases) -> QualityControl:
+        """All that samples, scores and shows answers' quality; gives its part of the admin API."""
+        settings, system, log, count = self._settings, self._system, self._log, self._metrics.count_sample
+        candidates, patterns = Candidates(self._registry), Patterns()
+        self._judge = None if settings.judge_url is None else Judge(
+            settings.judge_url, settings.judge_model, system, api_key=_text(settings.judge_api_key),
+            calls_a_minute=settings.judge_calls_a_minute)
+        self._quality = Quality(
+            self._judge, candidates, patterns.matches, count, log, system, share=settings.quality_share,
+            samples_a_second=settings.quality_samples_a_second)
+        self._scores = Scores(self._registry, system, log, count, window_seconds=settings.quality_window_seconds)
+        self._drift = Drift(
+            self._snapshots, self._scores, candidates, self._metrics.show_quality, system, log, notify=self._notify,
+            share=settings.quality_share)
+        return QualityControl(
+            self._changes, leases, self._scores, candidates, patterns, system, has_judge=self._judge is not None)
 
     def _notify(self, happening: Happening) -> None:
         self._log.info("release", kind=happening.kind, tenant=happening.tenant, adapter=happening.adapter,
@@ -149,7 +179,7 @@ class App:
             self._replicas, salts, self._metrics, self._log, system, request_seconds=settings.request_timeout_seconds,
             max_in_flight=settings.shadow_max_in_flight, tokens_a_minute=settings.shadow_tokens_a_minute)
         serving = Serving(
-            lambda: self._snapshots.current, self._replicas, salts, self._shadows, system,
+            lambda: self._snapshots.current, self._replicas, salts, self._shadows, self._quality, system,
             request_seconds=settings.request_timeout_seconds)
         return Door(
             serving, Callers(lambda: self._snapshots.current, system), lambda: self._snapshots.current,
@@ -172,11 +202,14 @@ class App:
         self._snapshots.subscribe(self._replicas.follow)
         self._snapshots.subscribe(self._reconciler.wake)
         self._snapshots.subscribe(self._metrics.follow)
+        self._snapshots.subscribe(self._quality.follow)
         self._tasks = [
             asyncio.create_task(self._snapshots.run(), name="snapshots"),
             asyncio.create_task(self._reconciler.run(), name="reconciler"),
             asyncio.create_task(self._analyst.run(), name="analyst"),
             asyncio.create_task(self._tallies.run(self._tally.take), name="tallies"),
+            asyncio.create_task(self._scores.run(self._quality.take), name="scores"),
+            asyncio.create_task(self._drift.run(), name="drift"),
             asyncio.create_task(self._gauge(), name="gauges"),
         ]
         if self._settings.secret is None:
@@ -191,10 +224,14 @@ class App:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._shadows.close()
+        await self._quality.close()
+        await self._scores.fold(self._quality.take())
         await self._tallies.close(self._tally.take())
         await self._catalog.close()
         await self._notifier.close()
         await self._sender.close()
+        if self._judge is not None:
+            await self._judge.close()
         await self._replicas.close()
         await self._registry.close()
         self._store.close()

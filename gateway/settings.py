@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SWITCHYARD_"
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 _REPLICA_SCHEMES = ("http", "https", "unix")
-_SECRET_NAMES = frozenset({"replica_api_key", "operator_key", "metrics_key", "secret"})
+_SECRET_NAMES = frozenset({"replica_api_key", "operator_key", "metrics_key", "secret", "judge_api_key"})
 
 
 class SettingsError(ValueError):
@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     metrics_key: SecretStr | None = Field(None, description=(
         "Key that may read `/metrics` and nothing else, for Prometheus; the operator's key may too."))
     secret: SecretStr | None = Field(None, description=(
-        "Secret that the tenants' cache salts are made from. Unset: made once and kept in the registry."))
+        "Secret that the tenants' cache salts and the signatures of evaluation records are made from, the same for all "
+        "gateways of a registry. Unset: made once and kept in the registry."))
     artifacts_path: Path | None = Field(None, description=(
         "Artifact store, which the replicas must see too. Unset: `state_path`/artifacts."))
     max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body, in bytes.")
@@ -72,9 +73,25 @@ class Settings(BaseSettings):
         "How long a retired version stays loaded for requests that were routed to it."))
     min_effect: float = Field(0.001, ge=0, description=(
         "Smallest change of a log probability (nats) by which an adapter must differ from its base model."))
+    parity: Literal["off", "warn", "required"] = Field("warn", description=(
+        "What becomes of a version whose log probabilities in the engine are not those that its trainer left in "
+        "parity.json: `off`, `warn`, or `required` to refuse it, and any without that file."))
     shadow_max_in_flight: int = Field(8, ge=0, description="Copies for shadow versions under way at a time; 0: none.")
     shadow_tokens_a_minute: int = Field(60_000, ge=1, description=(
         "Completion tokens that shadow versions may cost a minute, in each gateway process."))
+    quality_share: float = Field(1.0, ge=0, le=100, description=(
+        "Percent of the answers that are sampled and scored, of tenants that opted in and named no share."))
+    quality_samples_a_second: float = Field(10.0, gt=0, le=1000, description=(
+        "Samples that each gateway process takes at most; the rest is shed."))
+    quality_window_seconds: float = Field(3600, ge=60, le=604_800, description=(
+        "How far back an adapter's rolling quality looks."))
+    judge_url: str | None = Field(None, description=(
+        "Server that judges samples where an adapter's policy asks for it: any that speaks OpenAI's chat completions, "
+        "such as `https://host/v1`. Unset: nobody does."))
+    judge_api_key: SecretStr | None = Field(None, description="Key that the judge asks for.")
+    judge_model: str = Field("", validate_default=True, description="Model that judges, as `judge_url` calls it.")
+    judge_calls_a_minute: int = Field(60, ge=1, le=100_000, description=(
+        "Calls that each gateway process may make to the judge, repeats counted."))
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description=(
         "`debug`, `info`, `warning` or `error`."))
     metrics_max_series: int = Field(2000, ge=1, description=(
@@ -103,6 +120,20 @@ class Settings(BaseSettings):
     def _registry_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
             raise ValueError("use 1 to 64 letters, digits, '.', '_' and '-'")
+        return value
+
+    @field_validator("judge_url")
+    @classmethod
+    def _judge_scheme(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError("write it as https://host/v1 or http://host:port/v1")
+        return value
+
+    @field_validator("judge_model")
+    @classmethod
+    def _judge_has_model(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("judge_url") is not None:
+            raise ValueError("name the model that judges at SWITCHYARD_JUDGE_URL")
         return value
 
     @field_validator("replicas")

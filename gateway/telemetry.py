@@ -1,6 +1,7 @@
 """What became of each call: one record, from which the metrics and the log line are cut, so they cannot disagree."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
@@ -98,6 +99,7 @@ class Metrics:
         self._children: dict[tuple[str, ...], _Children] = {}
         self._described: list[tuple[str, str, str]] = []
         self._shown: dict[tuple[str, str], tuple[float, int]] = {}
+        self._shown_of: dict[Gauge, set[tuple[str, ...]]] = {}
         self.request_duration = self._histogram(
             "request_duration_seconds", "From the request's first byte to the answer's last.", WHO, LATENCY_BUCKETS)
         self.first_token = self._histogram(
@@ -120,6 +122,15 @@ class Metrics:
         self.release_verdict = self._gauge(
             "release_verdict", "The verdict noted last on an adapter's latest rollout, also when it is over: 0 none "
             "yet, 1 pass, 2 inconclusive, 3 no_traffic, 4 fail.", ("tenant", "adapter"), "livemostrecent")
+        self.quality = self._gauge(
+            "adapter_quality", "Mean score (0 to 1) of a version's sampled answers in the window, of all gateways; not "
+            "a number while there are too few samples.", ("tenant", "adapter", "version"), "livemostrecent")
+        self.quality_floor = self._gauge(
+            "adapter_quality_floor", "The mean score below which an adapter's quality is told; not a number without.",
+            ("tenant", "adapter"), "livemostrecent")
+        self.quality_samples = self._counter(
+            "quality_samples_total", "Sampled answers: they passed or failed, or got no score: shed (no room), unread "
+            "(too long, or not text), unjudged (the judge gave no score), dropped (Redis was away).", ("result",))
         self.webhooks = self._counter(
             "webhook_deliveries_total", "What became of what webhooks were to be told: delivered, failed (after trying "
             "again), dropped (too much waited for the receiver, or the gateway ended).", ("webhook", "outcome"))
@@ -173,6 +184,24 @@ class Metrics:
             self._shown[who] = shown
             self.release_weight.labels(*who).set(shown[0])
             self.release_verdict.labels(*who).set(shown[1])
+
+    def show_quality(
+        self, means: Mapping[tuple[str, ...], float], floors: Mapping[tuple[str, ...], float],
+    ) -> None:
+        """Show these rolling qualities, by (tenant, adapter, version), and floors, by (tenant, adapter), and no other:
+        what was shown before and is not among them is no number from now on."""
+        for gauge, values in ((self.quality, means), (self.quality_floor, floors)):
+            shown = self._shown_of.setdefault(gauge, set())
+            for labels in shown - values.keys():
+                gauge.labels(*labels).set(math.nan)
+            for labels, value in values.items():
+                if labels in shown or len(shown) < self._max_series:
+                    shown.add(labels)
+                    gauge.labels(*labels).set(value)
+
+    def count_sample(self, result: str, samples: int) -> None:
+        """Count what became of sampled answers."""
+        self.quality_samples.labels(result).inc(samples)
 
     def count_delivery(self, webhook: str, outcome: str) -> None:
         """Count what became of a delivery to a webhook."""

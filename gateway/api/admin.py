@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 from gateway.api.admin_adapters import add_adapter_routes
 from gateway.api.admin_evidence import add_alias_routes, add_evaluation_routes, add_freeze_routes
 from gateway.api.admin_operators import add_operator_routes
+from gateway.api.admin_quality import add_candidate_routes, add_opt_in_routes, add_quality_routes
 from gateway.api.admin_releases import Analyses, add_explanation_route, add_release_routes
 from gateway.api.admin_replicas import add_replica_routes
 from gateway.api.admin_routes import MAX_JSON_BYTES, OperatorCheck, guarded_route, refusals
@@ -30,6 +31,7 @@ from gateway.controlplane.fleet import Fleet, Replicas
 from gateway.controlplane.freezes import Freezes
 from gateway.controlplane.notify import Webhooks
 from gateway.controlplane.operators import OperatorCatalog
+from gateway.controlplane.quality import QualityControl
 from gateway.controlplane.releases import Releases
 from gateway.controlplane.rollouts import Rollouts
 from gateway.controlplane.tenants import Tenants
@@ -56,13 +58,15 @@ class ControlPlane:
     fleet: Fleet
     operators: OperatorCatalog
     webhooks: Webhooks
+    quality: QualityControl
 
 
 def admin_router(plane: ControlPlane, operator_check: OperatorCheck, once: Once) -> APIRouter:
     """Every route under `/admin/v1`; `operator_check` tells who asks, before anything of a body is read.
 
     What a route needs is decided by the router that it is on: `router` for the day's work, `admins` for what only an
-    admin may change, `secluded` for what others may not even see, `readers` for questions that have a body.
+    admin may change, `secluded` for what others may not even see, `readers` for questions that have a body, `reviewers`
+    for what callers were answered, which a viewer may not read.
     """
     def make(max_bytes: int | None = MAX_JSON_BYTES, **needed: Role) -> APIRouter:
         route = guarded_route(operator_check, once, max_bytes, **needed)
@@ -71,6 +75,7 @@ def admin_router(plane: ControlPlane, operator_check: OperatorCheck, once: Once)
     documented = [Depends(HTTPBearer(auto_error=False, scheme_name="operator", description="An operator's key."))]
     router, uploads, readers = make(), make(None), make(writes=Role.VIEWER)
     admins, secluded = make(writes=Role.ADMIN), make(reads=Role.ADMIN, writes=Role.ADMIN)
+    reviewers = make(reads=Role.OPERATOR)
     add_tenant_routes(router, plane.tenants)
     add_adapter_routes(router, uploads, plane.catalog, plane.releases)
     add_release_routes(router, plane.releases, plane.rollouts, plane.analyses)
@@ -78,13 +83,16 @@ def admin_router(plane: ControlPlane, operator_check: OperatorCheck, once: Once)
     add_evaluation_routes(router, plane.evaluations)
     add_alias_routes(router, plane.aliases)
     add_freeze_routes(admins, plane.freezes)
+    add_opt_in_routes(admins, plane.quality)
+    add_quality_routes(router, plane.quality)
+    add_candidate_routes(reviewers, plane.quality)
     add_replica_routes(admins, plane.replicas, plane.fleet)
     add_operator_routes(secluded, plane.operators)
     add_webhook_routes(secluded, plane.webhooks)
     _add_audit_route(router, plane.changes)
     _add_status_route(router, plane.fleet, plane.changes)
     whole = APIRouter()
-    for each in (router, uploads, readers, admins, secluded):
+    for each in (router, uploads, readers, admins, secluded, reviewers):
         whole.include_router(each)
     return whole
 

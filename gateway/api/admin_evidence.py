@@ -9,7 +9,7 @@ from gateway.api.admin_routes import Actor, DryRun, IfMatch, refusals, tag, tagg
 from gateway.api.schemas import AdapterName, Page, TenantName, page
 from gateway.api.schemas_releases import AliasIn, AliasOut, EvaluationIn, EvaluationOut, FreezeIn, FreezeOut
 from gateway.controlplane.aliases import Aliases
-from gateway.controlplane.evaluations import Evaluations
+from gateway.controlplane.evaluations import Evaluations, Kept
 from gateway.controlplane.freezes import Freezes
 
 ALIASES = "/tenants/{tenant}/aliases"
@@ -30,7 +30,7 @@ def add_evaluation_routes(router: APIRouter, evaluations: Evaluations) -> None:
         limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 100,
     ) -> Any:
         found = evaluations.all(tenant, adapter, number=version)
-        return page((EvaluationOut.of(record) for record in found[:limit]), has_more=len(found) > limit)
+        return page((EvaluationOut.of(kept) for kept in found[:limit]), has_more=len(found) > limit)
 
     @router.post(ADAPTER + "/evaluations", operation_id="record_evaluation", status_code=201,
                  summary="Record what a golden set made of a version",
@@ -42,9 +42,9 @@ def add_evaluation_routes(router: APIRouter, evaluations: Evaluations) -> None:
         made = await evaluations.record(
             actor, tenant, adapter, number=body.version, digest=body.digest, golden_set=body.golden_set,
             metric=body.metric, value=body.value, floor=body.floor, passed=body.passed, report=body.report,
-            if_match=if_match, dry_run=dry_run)
+            conditions=body.conditions, if_match=if_match, dry_run=dry_run)
         tag(response, made.revision, written=not dry_run)
-        return EvaluationOut.of(made)
+        return EvaluationOut.of(Kept(made, verified=True, ignored=""))
 
 
 def add_alias_routes(router: APIRouter, aliases: Aliases) -> None:

@@ -23,6 +23,7 @@ from pydantic import (
 from gateway.domain import names
 from gateway.domain.errors import InvalidRequest
 from gateway.domain.model import Adapter, ApiKey, Change, EvaluationPolicy, Tenant, Version, VersionPhase
+from gateway.domain.parity import Fault, Verdict
 
 T = TypeVar("T")
 
@@ -216,16 +217,56 @@ class VersionIn(In):
         None, description="Which base model it belongs to, if its own files do not say so or name it otherwise.")
 
 
+class FindingOut(Out):
+    """What is wrong between trainer and engine, by name, and in a sentence with its numbers."""
+
+    fault: Fault
+    text: str
+
+
+class DistancesOut(Out):
+    """How far apart trainer and engine are in nats: medians over the prompts and their likeliest next tokens.
+
+    `base_…`: the engine's base model from the trainer's as trained on, and as served in bfloat16; and these two from
+    each other. `effect_…`: the adapter from the base. `other_tokens`: the prompts of which the engine makes other ones.
+    """
+
+    prompts: int
+    other_tokens: int
+    base_trained: float
+    base_served: float | None
+    base_quantised: float | None
+    adapter: float
+    effect_trained: float
+    effect_served: float
+
+
+class ParityOut(Out):
+    """Whether the engine computes what the trainer did; `tolerance` in nats."""
+
+    verdict: Verdict
+    findings: list[FindingOut]
+    numbers: DistancesOut | None
+    tolerance: float
+
+
 class VersionOut(Out):
-    """A version. `effect`: the change of log probabilities that the probe saw; `noise`: the base model's own."""
+    """A version. `effect`: the change of log probabilities that the probe saw; `noise`: the base model's own.
+
+    `parity`: the engine compared with the trainer's own numbers; null: that was not done.
+    """
 
     model_config = example(
         tenant="acme", adapter="support", number=3,
         digest="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         served_name="acme/support@3-9f86d081884c", phase="ready", base_model="llama-3.1-8b", rank=16, alpha=32.0,
         targets=["q_proj", "v_proj"], size_bytes=83886080, source="hf://acme/support-lora@main", warnings=[],
-        ignored_files=[], effect=0.8, noise=0.0, created_at="2026-01-31T12:00:00Z", phase_at="2026-01-31T12:00:02Z",
-        revision=7)
+        ignored_files=[], effect=0.8, noise=0.0,
+        chat_template_sha256="4a44dc15364204a80fe80e9039455cc1608281820fe2b24f1e5233ade6af1dd5",
+        parity={"verdict": "pass", "findings": [], "tolerance": 0.5, "numbers": {
+            "prompts": 8, "other_tokens": 0, "base_trained": 0.21, "base_served": 0.02, "base_quantised": 0.2,
+            "adapter": 0.03, "effect_trained": 1.4, "effect_served": 1.4}},
+        created_at="2026-01-31T12:00:00Z", phase_at="2026-01-31T12:00:02Z", revision=7)
     tenant: str
     adapter: str
     number: int
@@ -242,6 +283,8 @@ class VersionOut(Out):
     ignored_files: list[str]
     effect: float | None
     noise: float | None
+    chat_template_sha256: str | None
+    parity: ParityOut | None
     created_at: datetime
     phase_at: datetime
     revision: int

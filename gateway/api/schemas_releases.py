@@ -8,8 +8,9 @@ from typing import Annotated, Any, Self, TypeAlias
 from pydantic import AfterValidator, Field
 
 from gateway.api.schemas import AdapterName, In, Label, Out, Time, at, example
+from gateway.controlplane.evaluations import Kept
 from gateway.domain import names
-from gateway.domain.evaluation import Evaluation
+from gateway.domain.conditions import Conditions
 from gateway.domain.explanation import Explanation
 from gateway.domain.freeze import Freeze
 from gateway.domain.model import Alias, Release
@@ -224,8 +225,9 @@ class ExplanationOut(Out):
 class EvaluationIn(In):
     """What a golden set made of a version."""
 
-    model_config = example(version=4, golden_set=_DIGEST, metric="exact_match", value=0.91, floor=0.85, passed=None,
-                           report={"rows": 200})
+    model_config = example(
+        version=4, golden_set=_DIGEST, metric="exact_match", value=0.91, floor=0.85, passed=None, report={"rows": 200},
+        base_model="llama-3.1-8b", engine_version="0.32.0", sampling={"temperature": 0, "n": 1}, latency_ms_p99=840.0)
     version: Number | None = Field(None, description="The version's number; or say `digest`.")
     digest: Digest | None = Field(None, description="The SHA-256 of the version's artifact.")
     golden_set: Digest = Field(description="The golden set's SHA-256.")
@@ -234,15 +236,33 @@ class EvaluationIn(In):
     floor: Finite = Field(description="The least value that passes.")
     passed: bool | None = Field(None, description="The evaluator's own word; null: whether value reaches floor.")
     report: Table = Field(default_factory=dict, description="The evaluator's details, at most 16 KiB of JSON.")
+    base_model: Label | None = Field(None, description="What it was evaluated on; null: what the version is of.")
+    engine_version: Label | None = Field(None, description="vLLM's; null: what the replicas run, if it is but one.")
+    chat_template_sha256: Digest | None = Field(None, description="null: what the version's manifest says.")
+    sampling: Table | None = Field(None, description="What was asked with, such as temperature; 4 KiB of JSON.")
+    latency_ms_p99: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="Of the evaluation's requests, in milliseconds.")
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(
+            base_model=self.base_model, engine_version=self.engine_version, sampling=self.sampling,
+            chat_template_sha256=self.chat_template_sha256, latency_ms_p99=self.latency_ms_p99)
 
 
 class EvaluationOut(Out):
-    """An evaluation record. `by`: who recorded it."""
+    """An evaluation record. `by`: who recorded it.
+
+    `signature`: HMAC-SHA256 of all of it with the registry's secret; `verified`: it still is that. `ignored`: why it
+    does not count for what the version serves now; null when it does.
+    """
 
     model_config = example(
         id="1f2e3d4c5b6a7988", tenant="acme", adapter="support", digest=_DIGEST, golden_set=_DIGEST,
         metric="exact_match", value=0.91, floor=0.85, passed=True, by="operator", at="2026-01-31T12:00:00Z",
-        report={"rows": 200}, revision=8)
+        report={"rows": 200}, base_model="llama-3.1-8b", engine_version="0.32.0", chat_template_sha256=_DIGEST,
+        sampling={"temperature": 0, "n": 1}, latency_ms_p99=840.0, signature="2d" * 32, verified=True, ignored=None,
+        revision=8)
     id: str
     tenant: str
     adapter: str
@@ -255,11 +275,22 @@ class EvaluationOut(Out):
     by: str
     at: datetime
     report: dict[str, Any]
+    base_model: str | None
+    engine_version: str | None
+    chat_template_sha256: str | None
+    sampling: dict[str, Any] | None
+    latency_ms_p99: float | None
+    signature: str | None
+    verified: bool
+    ignored: str | None
     revision: int
 
     @classmethod
-    def of(cls, record: Evaluation) -> Self:
-        return cls.model_validate({**record.to_document(), "at": at(record.at), "revision": record.revision})
+    def of(cls, kept: Kept) -> Self:
+        record = kept.record
+        return cls.model_validate({
+            **record.to_document(), "at": at(record.at), "revision": record.revision, "verified": kept.verified,
+            "ignored": kept.ignored or None})
 
 
 # --- aliases and freezes ---------------------------------------------------------------------------------------------

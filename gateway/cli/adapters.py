@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -20,11 +21,30 @@ adapters = typer.Typer(no_args_is_help=True, help="Adapters and their versions."
 ADAPTER_COLUMNS = {"tenant": "TENANT", "name": "ADAPTER", "stable": "STABLE", "last_number": "NEWEST",
                    "replicas": "REPLICAS", "created_at": "CREATED"}
 VERSION_COLUMNS = {"number": "VERSION", "phase": "PHASE", "digest": "DIGEST", "base_model": "BASE MODEL",
-                   "rank": "RANK", "size_bytes": "BYTES", "effect": "EFFECT", "warnings": "WARNINGS",
-                   "created_at": "CREATED"}
+                   "rank": "RANK", "size_bytes": "BYTES", "effect": "EFFECT", "parity": "PARITY",
+                   "warnings": "WARNINGS", "created_at": "CREATED"}
+EVALUATION_COLUMNS = {"at": "AT", "versions": "VERSION", "golden_set": "GOLDEN SET", "metric": "METRIC",
+                      "value": "VALUE", "floor": "FLOOR", "passed": "PASSED", "verified": "VERIFIED",
+                      "latency_ms_p99": "P99 MS", "engine_version": "ENGINE", "by": "BY",
+                      "ignored": "IGNORED BECAUSE IT"}
+MOST_EVALUATIONS = 1000
 DIGEST_SHOWN = 12
 REMOTE = ("hf://", "s3://")
 
+
+class Policy(StrEnum):
+    """What a version needs before it takes traffic; the API's `evaluation`."""
+
+    REQUIRED = "required"
+    WARN = "warn"
+    OFF = "off"
+
+
+POLICIES = {
+    Policy.REQUIRED: "only versions with a passing evaluation take canary or stable traffic",
+    Policy.WARN: "versions without a passing evaluation take traffic, with a warning",
+    Policy.OFF: "versions take traffic without any evaluation",
+}
 Name = Annotated[str, typer.Argument(help="tenant/adapter", metavar="TENANT/ADAPTER")]
 
 
@@ -99,6 +119,10 @@ def describe(target: AdapterName, version: dict[str, Any]) -> str:
              f"(digest {version['digest'][:DIGEST_SHOWN]})."]
     if version.get("effect") is not None:
         lines.append(f"It changes the base model's log probabilities by {version['effect']:.3g} nats.")
+    parity = version.get("parity")
+    if parity and parity["verdict"] == "pass":
+        lines.append(f"The engine says what the trainer said: with it they are {parity['numbers']['adapter']:.3g} nats "
+                     f"apart, {parity['tolerance']:g} at most.")
     lines += [f"Warning: {warning}" for warning in version.get("warnings") or ()]
     return "\n".join(lines)
 
@@ -148,7 +172,8 @@ def show(name: Name, url: Url = DEFAULT_URL, operator_key: OperatorKey = None, a
 
 
 def _print_versions(out: Output, versions: list[dict[str, Any]]) -> None:
-    short = [{**version, "digest": version["digest"][:DIGEST_SHOWN]} for version in versions]
+    short = [{**version, "digest": version["digest"][:DIGEST_SHOWN], "parity": (version.get("parity") or {}).get(
+        "verdict")} for version in versions]
     out.rows(short, VERSION_COLUMNS, empty="It has no version.")
 
 
@@ -167,3 +192,51 @@ def retire(
     with connect(url, operator_key) as client:
         version = client.call("DELETE", f"{target.path}/versions/{target.number}")
     output(as_json).done(version, f"{name} is being retired.")
+
+
+@adapters.command()
+def policy(
+    name: Name,
+    evaluation: Annotated[Policy, typer.Option(help="Must a version pass its evaluation before it takes traffic?")],
+    url: Url = DEFAULT_URL, operator_key: OperatorKey = None, as_json: Json = False,
+) -> None:
+    """Say what an adapter's versions need before they take canary or stable traffic.
+
+    Example: switchyard adapters policy acme/support --evaluation required
+    """
+    target = adapter_alone(name)
+    with connect(url, operator_key) as client:
+        adapter = client.get(target.path)
+        changed = client.call(
+            "PUT", target.path, json={"replicas": adapter["replicas"], "evaluation": evaluation.value},
+            headers={"If-Match": f'"{adapter["revision"]}"'})
+    output(as_json).done(changed, f"{name}: {POLICIES[evaluation]}.")
+
+
+@adapters.command()
+def evaluations(
+    name: Name,
+    version: Annotated[int | None, typer.Option(min=1, help="Only of this version's bytes.")] = None,
+    url: Url = DEFAULT_URL, operator_key: OperatorKey = None, as_json: Json = False,
+) -> None:
+    """List what golden sets made of an adapter's versions, newest first, and which records do not count.
+
+    Example: switchyard adapters evaluations acme/support --version 3
+    """
+    target = adapter_alone(name)
+    params = {"limit": str(MOST_EVALUATIONS), **({} if version is None else {"version": str(version)})}
+    with connect(url, operator_key) as client:
+        found = client.get(f"{target.path}/evaluations", **params)["data"]
+        versions = [] if as_json else client.list(f"{target.path}/versions")
+    shown = found if as_json else [
+        {**record, "golden_set": record["golden_set"][:DIGEST_SHOWN],
+         "versions": [each["number"] for each in versions if each["digest"] == record["digest"]]} for record in found]
+    output(as_json).rows(shown, EVALUATION_COLUMNS, empty="There is no evaluation record yet.")
+
+
+def adapter_alone(name: str) -> AdapterName:
+    """The parts of `tenant/adapter`; with a version it is refused."""
+    target = parse_name(name)
+    if target.number is not None:
+        raise CommandFailed(f"Write {target.tenant}/{target.adapter}, without a version.", exit_code=USAGE)
+    return target

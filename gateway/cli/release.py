@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.adapters import AdapterName, Name, parse_name
+from gateway.cli.adapters import AdapterName, Name, adapter_alone
 from gateway.cli.options import DEFAULT_URL, Json, OperatorKey, Url, connect, output
 from gateway.cli.output import FAILED, OK, UNREACHABLE, USAGE, CommandFailed
 
@@ -125,7 +125,7 @@ def status(
     from gateway.cli import release_view
     from gateway.system import System
 
-    target, out, system = _adapter(name), output(as_json), System()
+    target, out, system = adapter_alone(name), output(as_json), System()
     with connect(url, operator_key) as client:
         if watch:
             screen = release_view.Screen(out, every, system, sleep)
@@ -145,7 +145,7 @@ def show(name: Name, url: Url = DEFAULT_URL, operator_key: OperatorKey = None, a
     """
     from gateway.cli import release_view
 
-    target, out = _adapter(name), output(as_json)
+    target, out = adapter_alone(name), output(as_json)
     with connect(url, operator_key) as client:
         found = client.get(f"{target.path}/release")
         moves = client.get(f"{target.path}/release/history", limit="20")["data"]
@@ -166,7 +166,7 @@ def history(
 
     Example: switchyard release history acme/support
     """
-    target = _adapter(name)
+    target = adapter_alone(name)
     with connect(url, operator_key) as client:
         moves = client.get(f"{target.path}/release/history", limit=str(limit))["data"]
     shown = moves if as_json else [
@@ -211,7 +211,7 @@ def _move(
 ) -> None:
     from gateway.cli import release_view
 
-    target = _adapter(name)
+    target = adapter_alone(name)
     headers = {} if if_match is None else {"If-Match": f'"{if_match}"'}
     params = {"dry_run": "true"} if dry_run else {}
     with connect(url, operator_key) as client:
@@ -219,11 +219,3 @@ def _move(
     would = "It was a dry run; nothing was changed. After it:\n" if dry_run else ""
     lines = [would + release_view.headline(found), *(f"Warning: {warning}" for warning in found.get("warnings") or ())]
     output(as_json).done(found, "\n".join(lines))
-
-
-def _adapter(name: str) -> AdapterName:
-    target = parse_name(name)
-    if target.number is not None:
-        raise CommandFailed(f"A release is of an adapter: write {target.tenant}/{target.adapter}, without a version.",
-                            exit_code=USAGE)
-    return target

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from adapters import manifest
-from gateway.clients import archives, safetensors, sources
-from gateway.clients.sources import CONFIG, KEPT_FILES, MANIFEST, WEIGHTS, in_thread
+from gateway.clients import archives, parity_file, safetensors, sources
+from gateway.clients.sources import CONFIG, KEPT_FILES, MANIFEST, PARITY, WEIGHTS, in_thread
 from gateway.clients.staging import Staging
 from gateway.domain.errors import ArtifactRefused, BodyTooLarge, InvalidRequest, Unavailable
 from gateway.domain.names import DIGEST
+from gateway.domain.parity import Reference
 from gateway.domain.preflight import AdapterFacts
 
 _MAX_JSON_BYTES = 1 << 20
@@ -93,6 +94,10 @@ class ArtifactStore:
         No result is remembered: a time stamp does not tell of a failing disk, and hashing takes no longer than loading.
         """
         return await self._guarded(in_thread(self._verify, digest))
+
+    async def parity(self, digest: str) -> Reference | None:
+        """What the trainer computed, as the kept artifact has it; None when it has none. ArtifactRefused."""
+        return await self._guarded(in_thread(_read_parity, self.path_of(digest)))
 
     def path_of(self, digest: str) -> Path:
         """Where the artifact is, or would be; InvalidRequest when `digest` is none."""
@@ -240,11 +245,13 @@ def _facts(folder: Path) -> AdapterFacts:
     config = _read_json(folder / CONFIG)
     known = _read_manifest(folder)
     said = config.get("base_model_name_or_path")
+    _read_parity(folder)
     return AdapterFacts(
         config=config,
         tensors=safetensors.read_tensors(folder / WEIGHTS),
         base_model=known.base_model if known else said if isinstance(said, str) else None,
         base_config_sha256=known.base_model_config_sha256 if known else None,
+        chat_template_sha256=known.chat_template_sha256 if known else None,
     )
 
 
@@ -269,6 +276,14 @@ def _read_manifest(folder: Path) -> manifest.Manifest | None:
     except (ValueError, RecursionError) as error:
         words = str(error).replace(f"{folder}/", "")
         raise ArtifactRefused([f"The manifest cannot be understood: {words[:300]}"]) from error
+
+
+def _read_parity(folder: Path) -> Reference | None:
+    path = folder / PARITY
+    if not path.exists():
+        return None
+    _check_size(path)
+    return parity_file.parse(path.read_bytes())
 
 
 def _check_size(path: Path) -> None:

@@ -21,8 +21,9 @@ from gateway.domain.errors import ArtifactRefused, InvalidRequest, SwitchyardErr
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
+PARITY = "parity.json"
 KEPT_FILES = frozenset({
-    CONFIG, WEIGHTS, MANIFEST, "README.md",
+    CONFIG, WEIGHTS, MANIFEST, PARITY, "README.md",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "chat_template.json", "chat_template.jinja",
 })

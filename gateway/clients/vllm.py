@@ -4,7 +4,7 @@ Inference goes through another class. Foreign exceptions and both of vLLM's erro
 does not answer, or whose engine is dead, is ReplicaUnreachable; one that answers no is EngineRefused, in its own words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Self, TypeVar
@@ -17,7 +17,7 @@ from gateway.domain.errors import EngineRefused, InvalidRequest, ReplicaUnreacha
 from gateway.domain.model import Replica
 
 LIKELIEST = 5
-"""How many logprobs the probe reads after each prompt; a replica's own limit is 20 unless it was told less."""
+"""How many logprobs the probe reads after each prompt."""
 
 AUDITED = (
     ("POST", "/adapters", "POST /adapters"),
@@ -69,6 +69,10 @@ class _Choice(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
 
 
 _Answer = TypeVar("_Answer")
@@ -203,22 +207,34 @@ class VllmClient:
         if refusal.status != HTTPStatus.NOT_FOUND or not refusal.kind:
             raise self._refused(refusal, f"did not unload {served_name}")
 
-    async def next_token_logprobs(self, model: str, prompts: Sequence[str], salt: str) -> list[list[float]]:
-        """For each prompt, the logprobs (nats) of the `LIKELIEST` next tokens, largest first; one token each is spent.
+    async def tokenize(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The token ids of a conversation in the base model's chat template, with the prompt for an answer."""
+        body = {"messages": list(messages), "add_generation_prompt": True}
+        return (await self._ask("POST", "/tokenize", _Tokens, json=body)).tokens
 
-        A `salt` never used before keeps the engine from answering from its prefix cache.
+    async def next_token_logprobs(
+        self, model: str, prompts: Sequence[str] | Sequence[Sequence[int]], salt: str, count: int = LIKELIEST,
+    ) -> list[dict[int, float]]:
+        """For each prompt (text, or token ids) the `count` likeliest next tokens, likeliest first: id → logprob (nats).
+
+        One token each is spent. A `salt` never used before keeps the engine from answering from its prefix cache.
 
         Not vLLM's `prompt_logprobs` or `echo`: with LoRA on, those kill the engine when another request shares the
         step (CPU), and leave out what an adapter does to `lm_head`.
         """
         body = {
-            "model": model, "prompt": list(prompts), "max_tokens": 1, "temperature": 0, "logprobs": LIKELIEST,
+            "model": model, "prompt": list(prompts), "max_tokens": 1, "temperature": 0, "logprobs": count,
             "cache_salt": salt,
-            "return_tokens_as_token_ids": True,  # else tokens with the same text fall together
+            "return_tokens_as_token_ids": True,  # as `token_id:17`; else tokens with the same text fall together
         }
         answer = await self._ask("POST", "/v1/completions", _Completion, json=body, timeout=self._slow_timeout)
         likeliest = [c.logprobs.top_logprobs[0] for c in sorted(answer.choices, key=lambda choice: choice.index)]
-        return [sorted(logprobs.values(), reverse=True)[:LIKELIEST] for logprobs in likeliest]
+        if len(likeliest) != len(prompts):
+            raise self._not_vllm("/v1/completions", f"{len(prompts)} prompts have {len(likeliest)} answers")
+        try:
+            return [_by_id(logprobs, count) for logprobs in likeliest]
+        except ValueError as error:
+            raise self._not_vllm("/v1/completions", str(error)) from error
 
     async def stats(self) -> ReplicaStats:
         """What the replica's metrics tell now."""
@@ -264,14 +280,22 @@ class VllmClient:
         try:
             return msgspec.json.decode(response.content, type=answer)
         except msgspec.DecodeError as error:
-            raise EngineRefused(
-                f"The replica {self.replica.name} does not answer {path} as vLLM does: {error}.") from error
+            raise self._not_vllm(path, str(error)) from error
+
+    def _not_vllm(self, path: str, why: str) -> EngineRefused:
+        return EngineRefused(f"The replica {self.replica.name} does not answer {path} as vLLM does: {why}.")
 
     def _refused(self, refusal: Refusal, what: str) -> EngineRefused | ReplicaUnreachable:
         said = f"The replica {self.replica.name} {what}: {refusal.message or 'no reason given'} ({refusal.status})."
         if refusal.status in _DOWN or refusal.message.startswith("EngineCore encountered an issue"):
             return ReplicaUnreachable(said)
         return EngineRefused(said + _advice(refusal))
+
+
+def _by_id(logprobs: Mapping[str, float], count: int) -> dict[int, float]:
+    """The `count` likeliest of `token_id:17` → logprob, by id, likeliest first; ValueError for other names."""
+    ranked = sorted(logprobs.items(), key=lambda item: item[1], reverse=True)[:count]
+    return {int(name.removeprefix("token_id:")): logprob for name, logprob in ranked}
 
 
 def _is_known_route(response: httpx.Response) -> bool:

@@ -196,7 +196,8 @@ class Catalog:
             base_model=pool.base_model or "", rank=staged.facts.rank, alpha=staged.facts.alpha,
             targets=staged.facts.targets, size_bytes=staged.size_bytes,
             source=upload if isinstance(upload, str) else "upload", created_at=now, phase_at=now,
-            warnings=tuple(warnings), ignored_files=tuple(staged.ignored_files))
+            warnings=tuple(warnings), ignored_files=tuple(staged.ignored_files),
+            chat_template_sha256=staged.facts.chat_template_sha256)
 
     async def _record(self, actor: str, draft: Version, staged: Staged) -> Written[Version]:
         """Write the version, then keep its files: a crash in between leaves a record that gets resumed and refused."""
@@ -234,7 +235,7 @@ class Catalog:
             self._log.warning("version_refused", served_name=version.served_name)
         except SwitchyardError as error:
             if wait:
-                await self._preparer.take_back(actor, version, [error.message])
+                await self._preparer.take_back(actor, version, [error.message], {})
                 raise
             self._log.warning("version_not_prepared", served_name=version.served_name, error=error.message)
         return version

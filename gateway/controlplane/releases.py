@@ -11,16 +11,18 @@ from gateway.domain.errors import Conflict
 from gateway.domain.evaluation import gate_of
 from gateway.domain.freeze import check_thawed, in_force
 from gateway.domain.model import Release, Snapshot, Version, VersionPhase
+from gateway.domain.seal import SHARED, Seal
 from gateway.system import System
 
 
 class Releases:
     """Sets releases and retires versions, one write each."""
 
-    def __init__(self, changes: Changes, fleet: Fleet, system: System) -> None:
+    def __init__(self, changes: Changes, fleet: Fleet, system: System, *, seal: Seal = SHARED) -> None:
         self._changes = changes
         self._activation = Activation(fleet)
         self._system = system
+        self._seal = seal
 
     def get(self, tenant: str, adapter: str) -> Release:
         """The adapter's release, at revision 0 when none was ever set; NotFound without the adapter."""
@@ -88,7 +90,7 @@ class Releases:
         detail: dict[str, Any] = {"stable": stable, "before": old.stable}
         if stable is not None:
             version = ready_version_of(snapshot, tenant, adapter, stable, param="stable")
-            gate = gate_of(snapshot, version)
+            gate = gate_of(snapshot, version, self._seal)
             gate.check()
             reads += [version.path, *gate.paths]
             detail |= {"warning": gate.warning} if gate.warning else {}

@@ -23,6 +23,7 @@ from gateway.domain.model import Change, Release, Snapshot, Version
 from gateway.domain.plan import Plan
 from gateway.domain.reconcile import pool_of
 from gateway.domain.rollout import Move, Rollout, Shadow, apply, approve, draw_up
+from gateway.domain.seal import SHARED, Seal
 from gateway.domain.slots import SlotCheck, check_slots, holders_of
 from gateway.domain.split import check_percent
 from gateway.system import System
@@ -48,12 +49,15 @@ class _Ask:
 class Rollouts:
     """Makes the moves of rollouts, for operators and for the analyst; `notify` hears of each that was made."""
 
-    def __init__(self, changes: Changes, fleet: Fleet, system: System, *, notify: Notify) -> None:
+    def __init__(
+        self, changes: Changes, fleet: Fleet, system: System, *, notify: Notify, seal: Seal = SHARED,
+    ) -> None:
         self._changes = changes
         self._fleet = fleet
         self._activation = Activation(fleet)
         self._system = system
         self._notify = notify
+        self._seal = seal
 
     async def start(
         self, actor: str, tenant: str, adapter: str, *, canary: int, plan: Plan, force: bool = False,
@@ -75,7 +79,7 @@ class Rollouts:
             check_thawed(in_force(snapshot, tenant, adapter, now), "a start")
             drawn = draw_up(release.rollout, canary=canary, baseline=release.stable or 0, plan=plan,
                             salt=self._system.hex(8), by=actor, approvals_needed=approvals)
-            gate, slots = _checked_gate(snapshot, version), self._check_slots(snapshot, version, force=force)
+            gate, slots = self._checked_gate(snapshot, version), self._check_slots(snapshot, version, force=force)
             started = replace(apply(drawn, Move.START, now, reason=reason), forced=not slots.fits)
             new = replace(release.with_rollout(started), analysis=None)
             detail = {**_told(new, gate), "plan": str(plan), "approvals": approvals, "force": force,
@@ -179,7 +183,7 @@ class Rollouts:
         live = release.live
         numbers = dict.fromkeys(n for n in (release.stable, live.canary if live else None) if n is not None)
         versions = [snapshot.versions.get((release.tenant, release.adapter, number)) for number in numbers]
-        found = [gate_of(snapshot, version).warning for version in versions if version is not None]
+        found = [gate_of(snapshot, version, self._seal).warning for version in versions if version is not None]
         return [warning for warning in found if warning]
 
     def _decide_move(self, snapshot: Snapshot, tenant: str, adapter: str, ask: _Ask) -> Step[Release]:
@@ -193,7 +197,7 @@ class Rollouts:
         reads: tuple[str, ...] = ()
         if ask.move in ADDS_TRAFFIC:
             version = ready_version_of(snapshot, tenant, adapter, rollout.canary)
-            gate = _checked_gate(snapshot, version)
+            gate = self._checked_gate(snapshot, version)
             reads = (version.path, *gate.paths)
         new = replace(release.with_rollout(after), fence=max(release.fence, ask.fence or 0))
         action = ask.move if after.phase is not rollout.phase or after.weight != rollout.weight else "approve"
@@ -226,6 +230,11 @@ class Rollouts:
             return step
 
         return (await self._changes.commit(actor, decide_again, if_match=if_match)).entity
+
+    def _checked_gate(self, snapshot: Snapshot, version: Version) -> Gate:
+        gate = gate_of(snapshot, version, self._seal)
+        gate.check()
+        return gate
 
     def _check_slots(self, snapshot: Snapshot, version: Version, *, force: bool) -> SlotCheck:
         """Whether the version fits beside all that takes traffic in its pool; Conflict if not, unless forced."""
@@ -260,12 +269,6 @@ def _rollout(snapshot: Snapshot, tenant: str, adapter: str) -> Rollout:
         raise Conflict(f"The adapter {tenant}/{adapter} has no rollout: start one with POST "
                        f"/admin/v1/tenants/{tenant}/adapters/{adapter}/release/start.")
     return rollout
-
-
-def _checked_gate(snapshot: Snapshot, version: Version) -> Gate:
-    gate = gate_of(snapshot, version)
-    gate.check()
-    return gate
 
 
 def _check_current(release: Release, expected: Rollout | None, fence: int | None) -> None:

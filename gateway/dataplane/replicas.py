@@ -19,6 +19,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.fleet import Effect, ReplicaView
 from gateway.domain.model import Replica, Snapshot, Version
+from gateway.domain.parity import Observed, Reference
 from gateway.domain.routing import Route
 from gateway.system import System
 from gateway.telemetry import Metrics
@@ -31,6 +32,8 @@ PROBE_PROMPTS = (
 PROBE_RUNS = 5
 """Of base and adapter each: with 5, 1 in 2,000 adapters that do nothing passed beside 128 streams, with 3 1 in 70, and
 none that did something was refused (resampled from an H200's answers, vLLM 0.26)."""
+OBSERVED_TOKENS = 20
+"""How many of the likeliest next tokens are compared with the trainer's: a replica gives no more unless told to."""
 STATS_EVERY = 5
 RANKINGS_KEPT = 10_000
 
@@ -239,9 +242,22 @@ class Replicas:
         runs: dict[str, list[list[list[float]]]] = {name: [] for name in names}
         for _ in range(PROBE_RUNS):
             for name in names:
-                runs[name].append(await state.engine.next_token_logprobs(name, PROBE_PROMPTS, self._system.hex(16)))
+                looks = await state.engine.next_token_logprobs(name, PROBE_PROMPTS, self._system.hex(16))
+                runs[name].append([list(logprobs.values()) for logprobs in looks])
             names.reverse()
         return Effect.between(runs[state.base_model], runs[version.served_name])
+
+    async def observe(self, replica: str, version: Version, reference: Reference) -> Observed:
+        """What the replica, which has the version loaded, makes of the reference's prompts."""
+        state = self._state(replica)
+        if state.base_model is None:
+            raise ReplicaUnreachable(f"The replica {replica} has not said which base model it serves yet.")
+        prompts = [prompt.token_ids for prompt in reference.prompts]
+        made = [await state.engine.tokenize(prompt.messages) for prompt in reference.prompts]
+        base, adapter = [
+            await state.engine.next_token_logprobs(name, prompts, self._system.hex(16), OBSERVED_TOKENS)
+            for name in (state.base_model, version.served_name)]
+        return Observed(made, base, adapter)
 
     async def _load(self, state: ReplicaState, version: Version) -> None:
         started = self._system.monotonic()

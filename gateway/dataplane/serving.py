@@ -9,11 +9,13 @@ from gateway.dataplane import body as bodies
 from gateway.dataplane.answers import Kept
 from gateway.dataplane.body import Body
 from gateway.dataplane.ports import Reply
+from gateway.dataplane.quality import Quality
 from gateway.dataplane.relay import Facts, Renamer, StreamRelay
 from gateway.dataplane.replicas import Replicas, ReplicaState
 from gateway.dataplane.shadows import Shadows
 from gateway.domain.errors import NoHealthyReplica, ReplicaUnreachable, SwitchyardError, UpstreamFailed, UpstreamTimeout
 from gateway.domain.model import ApiKey, Snapshot
+from gateway.domain.quality import Watched
 from gateway.domain.routing import Route, route, shadow_of
 from gateway.system import System
 from gateway.telemetry import Record
@@ -103,12 +105,13 @@ class Serving:
 
     def __init__(
         self, snapshot: Callable[[], Snapshot], replicas: Replicas, salt: Callable[[str], str], shadows: Shadows,
-        system: System, *, request_seconds: float,
+        quality: Quality, system: System, *, request_seconds: float,
     ) -> None:
         self._snapshot = snapshot
         self._replicas = replicas
         self._salt = salt
         self._shadows = shadows
+        self._quality = quality
         self._system = system
         self._request_seconds = request_seconds
 
@@ -122,8 +125,11 @@ class Serving:
             call.body, chosen.served_name, self._salt(chosen.tenant), ask_for_usage=call.endpoint.asks_usage)
         opened = await self._open(call, chosen, data, record)
         shadow = shadow_of(snapshot, chosen, record.request_id)
-        if opened.reply.status == 200 and (shadow is not None or chosen.epoch):
-            opened.kept = Kept()
+        watched: Watched | None = None
+        if opened.reply.status == 200:
+            watched = self._quality.watch(chosen, call.endpoint.name, record.request_id)
+            if shadow is not None or chosen.epoch or watched is not None:
+                opened.kept = Kept()
         try:
             record.status = opened.reply.status
             record.stream = opened.is_stream
@@ -135,10 +141,16 @@ class Serving:
             opened.reply.close()
             self._replicas.release(opened.state)
         if opened.kept is not None:
-            self._look_back(call, chosen, shadow, opened.kept, record)
+            self._look_back(call, chosen, shadow, watched, opened.kept, record)
 
-    def _look_back(self, call: Call, chosen: Route, shadow: Route | None, kept: Kept, record: Record) -> None:
-        """What is done once the caller has its answer: judge it for the rollout, have the shadow answer too."""
+    def _look_back(
+        self, call: Call, chosen: Route, shadow: Route | None, watched: Watched | None, kept: Kept, record: Record,
+    ) -> None:
+        """What is done once the caller has its answer: judge it for the rollout, have the shadow answer too, sample."""
+        if watched is not None and not record.error:
+            self._quality.offer(watched, chosen, call.body, kept)
+        if shadow is None and not chosen.epoch:
+            return
         said = kept.said(self._system.monotonic() - record.started)
         if chosen.epoch and said is not None:
             record.empty_output = said.is_empty

@@ -10,7 +10,8 @@ from gateway.domain.rollout import Move
 
 
 class Kind(StrEnum):
-    """What happened: a move of the rollout (`step`: a shift), a promote's approval, or a verdict."""
+    """What happened: a move of the rollout (`step`: a shift), a promote's approval, a verdict, or the quality of a
+    version's answers, which fell below its floor or came back."""
 
     START = "start"
     STEP = "step"
@@ -21,6 +22,7 @@ class Kind(StrEnum):
     PROMOTE = "promote"
     ABORT = "abort"
     VERDICT = "verdict"
+    QUALITY = "quality"
 
     @classmethod
     def of(cls, move: Move) -> "Kind":
@@ -32,7 +34,8 @@ class Kind(StrEnum):
 class Happening:
     """What happened to a release, when (Unix seconds), by whom and why.
 
-    `release` is as it was written, at its revision. `analysis`: the verdict's numbers, JSON-ready, where one led to it.
+    `release` is as it was written, at its revision. `analysis`: the verdict's numbers, JSON-ready, where one led to it;
+    of a quality, the quality's.
     """
 
     kind: Kind

@@ -8,12 +8,13 @@ from gateway.domain.evaluation import Evaluation
 from gateway.domain.freeze import Freeze
 from gateway.domain.model import Adapter, Alias, ApiKey, Entity, Release, Replica, Secret, Tenant, Version
 from gateway.domain.operators import Operator
+from gateway.domain.quality import OptIn, QualityPolicy, Review
 from gateway.domain.webhook import Webhook
 
 KINDS: Mapping[str, type[Entity]] = MappingProxyType({
     kind.kind: kind
     for kind in (Tenant, ApiKey, Adapter, Version, Release, Alias, Evaluation, Freeze, Operator, Replica, Secret,
-                 Webhook)
+                 Webhook, OptIn, QualityPolicy, Review)
 })
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 from gateway.domain import names
 from gateway.domain.errors import Conflict
+from gateway.domain.parity import Parity
 from gateway.domain.rollout import Phase, Rollout, Shadow
 
 Document: TypeAlias = dict[str, Any]
@@ -155,7 +156,8 @@ class Version(Entity):
     """One immutable artifact of an adapter, numbered from 1; `digest` (SHA-256, hex) names its bytes.
 
     `effect` is the change of logprobs (nats) that the probe saw against the base model, `noise` what the base model
-    differed from itself by. `warnings` are what the checks could not settle.
+    differed from itself by. `warnings` are what the checks could not settle. `chat_template_sha256`: of the template
+    that the manifest names; `parity`: whether the engine computes what the trainer did (None: nobody has compared).
     """
 
     kind: ClassVar[str] = "version"
@@ -176,6 +178,8 @@ class Version(Entity):
     ignored_files: tuple[str, ...] = ()
     effect: float | None = None
     noise: float | None = None
+    chat_template_sha256: str | None = None
+    parity: Parity | None = None
 
     @property
     def path(self) -> str:
@@ -200,7 +204,9 @@ class Version(Entity):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], revision: int) -> Self:
-        values = {**document, "phase": VersionPhase(document["phase"])}
+        parity = document.get("parity")
+        values = {**document, "phase": VersionPhase(document["phase"]),
+                  "parity": Parity.from_document(parity) if parity else None}
         return super(Version, cls).from_document(values, revision)
 
 

@@ -51,6 +51,7 @@ class AdapterFacts:
     tensors: tuple[Tensor, ...]
     base_model: str | None = None
     base_config_sha256: str | None = None
+    chat_template_sha256: str | None = None
 
     @property
     def rank(self) -> int:
@@ -121,7 +122,7 @@ def check(
 def _check_base(facts: AdapterFacts, base: BaseModelFacts, declared: str | None, notes: Notes) -> None:
     served = " or ".join(repr(name) for name in base.names)
     if declared is not None:
-        if not _is_same_base(declared, base.names):
+        if not is_same_base(declared, base.names):
             notes.reasons.append(f"base_model={declared[:200]!r} is not what this pool serves: name {served}.")
         return
     if facts.base_config_sha256 is not None and facts.base_config_sha256 == base.config_sha256:
@@ -129,14 +130,15 @@ def _check_base(facts: AdapterFacts, base: BaseModelFacts, declared: str | None,
     if not facts.base_model:
         notes.reasons.append(f"The adapter does not say which base model it was trained on: "
                              f"pass base_model={base.names[0]!r} to say that it was this one.")
-    elif not _is_same_base(facts.base_model, base.names):
+    elif not is_same_base(facts.base_model, base.names):
         notes.reasons.append(f"The adapter was trained on {facts.base_model[:200]!r}, but this pool serves {served}: "
                              f"pass base_model={base.names[0]!r} to say that it is the same.")
     elif facts.base_config_sha256 and base.config_sha256:
         notes.warnings.append("The base model's config.json is not the one that the adapter was trained with.")
 
 
-def _is_same_base(name: str, names: Iterable[str]) -> bool:
+def is_same_base(name: str, names: Iterable[str]) -> bool:
+    """Is `name` (an id, a path, a cache folder) that of a base model which goes by `names`?"""
     return any(name == other or _basename(name) == _basename(other) for other in names)
 
 

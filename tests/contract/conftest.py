@@ -82,16 +82,14 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @contextmanager
-def real_vllm(python: str, folder: Path) -> Iterator[Subject]:
-    """A real vLLM on the CPU with a tiny base model; nothing of it is left, also when this process is killed."""
-    base, path, log = folder / "base", folder / "vllm.sock", folder / "vllm.log"
-    base.mkdir()
-    (base / "config.json").write_text(json.dumps({**TINY_BASE_CONFIG, "max_position_embeddings": CONTEXT}))
-    maker = Path(__file__).with_name("make_base_model.py")
-    subprocess.run([python, str(maker), str(base)], check=True, capture_output=True)
+def real_vllm(python: str, folder: Path, base: Path | None = None, *, context: int = CONTEXT) -> Iterator[Subject]:
+    """A real vLLM on the CPU with `base`, or a tiny base model made now; nothing of it is left, also when this process
+    is killed."""
+    path, log = folder / "vllm.sock", folder / "vllm.log"
+    base = base or make_base(python, folder / "base")
     command = [
         python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(base), "--served-model-name", "base",
-        "--dtype", "bfloat16", "--max-model-len", str(CONTEXT), "--max-num-seqs", "8", "--enforce-eager",
+        "--dtype", "bfloat16", "--max-model-len", str(context), "--max-num-seqs", "8", "--enforce-eager",
         "--enable-lora", "--max-loras", str(MAX_LORAS), "--max-cpu-loras", str(MAX_CPU_LORAS),
         "--max-lora-rank", str(MAX_RANK), "--api-key", KEY, "--uds", str(path),
     ]
@@ -108,6 +106,15 @@ def real_vllm(python: str, folder: Path) -> Iterator[Subject]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def make_base(python: str, folder: Path) -> Path:
+    """A tiny base model with random weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**TINY_BASE_CONFIG, "max_position_embeddings": CONTEXT}))
+    maker = Path(__file__).with_name("make_base_model.py")
+    subprocess.run([python, str(maker), str(folder)], check=True, capture_output=True)
+    return folder
 
 
 def wait_until_healthy(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:

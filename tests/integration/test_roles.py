@@ -16,7 +16,10 @@ ADMINS_ALONE = {
     ("POST", "/replicas"), ("DELETE", "/replicas/{name}"), ("GET", "/operators"), ("POST", "/operators"),
     ("DELETE", "/operators/{name}"), ("POST", "/freezes"), ("DELETE", "/freezes/{name}"),
     ("GET", "/webhooks"), ("POST", "/webhooks"), ("GET", "/webhooks/{name}"), ("DELETE", "/webhooks/{name}"),
+    ("PUT", "/tenants/{tenant}/quality"), ("DELETE", "/tenants/{tenant}/quality"),
 }
+NOT_FOR_VIEWERS = {("GET", f"/tenants/{{tenant}}/adapters/{{adapter}}/quality/{what}")
+                   for what in ("candidates", "golden")}
 VIEWERS_TOO = {("POST", "/tenants/{tenant}/adapters/{adapter}/route:explain")}
 
 
@@ -41,7 +44,8 @@ async def ask(gateway: Gateway, key: str, method: str, path: str, **options: Any
 def needed(method: str, path: str) -> Role:
     if (method, path) in ADMINS_ALONE:
         return Role.ADMIN
-    return Role.VIEWER if method == "GET" or (method, path) in VIEWERS_TOO else Role.OPERATOR
+    is_read = method == "GET" and (method, path) not in NOT_FOR_VIEWERS
+    return Role.VIEWER if is_read or (method, path) in VIEWERS_TOO else Role.OPERATOR
 
 
 @pytest.mark.parametrize("role", list(Role))

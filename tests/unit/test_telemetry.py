@@ -1,5 +1,6 @@
 """The metrics of releases: what a split decided, and how every release stands, alike on every gateway."""
 
+import math
 from dataclasses import replace
 
 from gateway.domain.model import Release, Snapshot
@@ -59,3 +60,21 @@ def test_releases_beyond_the_limit_are_not_shown() -> None:
     live = apply(Rollout(canary=2, baseline=1, plan=DEFAULT, salt="s"), Move.START, 1.0)
     metrics.follow(snapshot(*(Release(tenant="acme", adapter=f"a{n}", stable=1, rollout=live) for n in range(5))))
     assert len(shown(metrics, "release_weight")) == 2
+
+
+def test_the_quality_of_what_is_no_longer_shown_is_no_number() -> None:
+    metrics = Metrics(10)
+    metrics.show_quality({("acme", "support", "1"): 0.5, ("acme", "support", "2"): 1.0}, {("acme", "support"): 0.9})
+    metrics.show_quality({("acme", "support", "2"): 0.75}, {})
+    gone, here = shown(metrics, "adapter_quality")
+    assert math.isnan(float(gone.split()[1])) and here == '{adapter="support",tenant="acme",version="2"} 0.75'
+    assert [math.isnan(float(line.split()[1])) for line in shown(metrics, "adapter_quality_floor")] == [True]
+    metrics.show_quality({("acme", "support", "1"): 0.25}, {("acme", "support"): 0.9})
+    assert shown(metrics, "adapter_quality")[0].endswith(" 0.25")
+    assert shown(metrics, "adapter_quality_floor")[0].endswith(" 0.9")
+
+
+def test_qualities_beyond_the_limit_are_not_shown() -> None:
+    metrics = Metrics(2)
+    metrics.show_quality({("acme", f"a{n}", "1"): 1.0 for n in range(5)}, {("acme", f"a{n}"): 1.0 for n in range(5)})
+    assert (len(shown(metrics, "adapter_quality")), len(shown(metrics, "adapter_quality_floor"))) == (2, 2)

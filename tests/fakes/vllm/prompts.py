@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 Body: TypeAlias = dict[str, Any]
 
+MAX_SALT = 128
 SPECIALS = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 
 
@@ -40,6 +41,9 @@ def parse(raw: bytes, content_type: str, needed: tuple[str, ...]) -> Body:
         raise invalid(missing, body)
     if body.get("cache_salt") == "":
         raise bad_parameter("Parameter 'cache_salt' must be a non-empty string if provided.", "cache_salt")
+    if len(salt := str(body.get("cache_salt", ""))) > MAX_SALT or set(salt) & set("@/\\\0"):
+        raise bad_parameter(f"Parameter 'cache_salt' must be at most {MAX_SALT} characters and must not contain '@', "
+                            "'/', '\\\\', or NUL.", "cache_salt")
     return body
 
 
@@ -84,11 +88,11 @@ def prompts_of(path: str, body: Body) -> list[str]:
 
 
 def _texts(given: Any) -> list[str]:
-    """One text, several, or the same in token ids (one a byte)."""
+    """One text, several, or the same in token ids."""
     if isinstance(given, str):
         return [given]
     if given and isinstance(given[0], int):
-        return [bytes(token % 256 for token in given).decode("latin-1")]
+        return [detokenize(given)]
     return [text for item in given for text in _texts(item)]
 
 
@@ -114,6 +118,13 @@ def tokenize(text: str) -> list[int]:
             tokens.append(special)
         text = text[at + len(SPECIALS[special]):] if special >= 0 else ""
     return tokens
+
+
+def detokenize(tokens: list[int]) -> str:
+    """The text that `tokenize` made the tokens of."""
+    parts = [SPECIALS[token].encode() if token < len(SPECIALS) else bytes([(token - len(SPECIALS)) % 256])
+             for token in tokens]
+    return b"".join(parts).decode(errors="replace")
 
 
 def count_tokens(text: str) -> int:

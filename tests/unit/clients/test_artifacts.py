@@ -14,9 +14,11 @@ import pytest
 from adapters import manifest
 from gateway.clients import base_model
 from gateway.clients.artifacts import ArtifactStore, Staged
+from gateway.clients.parity_file import parse
 from gateway.domain.errors import ArtifactRefused, BodyTooLarge, InvalidRequest, SwitchyardError, Unavailable
 from gateway.domain.preflight import Findings, Limits, check
 from tests.fixtures.artifacts import TINY_BASE_MODEL, archive, write_adapter, write_base_model
+from tests.unit.clients.test_parity_file import DOCUMENT
 
 CAP = 1 << 20
 Kind = Literal["tar", "tar.gz", "zip"]
@@ -104,6 +106,30 @@ async def test_only_known_files_are_copied_and_the_others_are_listed(store: Arti
     assert staged.ignored_files == ("adapter_model.bin", "checkpoint-1", "optimizer.pt", "run.py")
     assert {path.name for path in staged.folder.iterdir()} == set(staged.files) == {
         "adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json", "chat_template.jinja"}
+
+
+async def test_the_trainers_reference_is_part_of_the_artifact_and_of_its_digest(
+    store: ArtifactStore, adapter: Path,
+) -> None:
+    before = await put(store, adapter)
+    assert await store.parity(before.digest) is None
+    (adapter / "parity.json").write_text(json.dumps(DOCUMENT))
+    staged = await put(store, adapter)
+    assert staged.digest != before.digest and "parity.json" in staged.files and not staged.ignored_files
+    (adapter / "parity.json").unlink()
+    kept = await store.parity(staged.digest)
+    assert kept is not None and kept == parse(json.dumps(DOCUMENT).encode())
+
+
+async def test_a_reference_that_is_malformed_or_too_large_is_refused_and_leaves_nothing(
+    store: ArtifactStore, adapter: Path, root: Path,
+) -> None:
+    before = tree(root)
+    for content, words in ((b"{}", "schema"), (b" " * ((1 << 20) + 1), "more than 1048576 bytes")):
+        (adapter / "parity.json").write_bytes(content)
+        with pytest.raises(ArtifactRefused, match=words):
+            await store.stage(str(adapter))
+    assert tree(root) == before
 
 
 async def test_only_the_first_hundred_ignored_files_are_named(store: ArtifactStore, adapter: Path) -> None:

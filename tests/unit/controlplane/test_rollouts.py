@@ -27,6 +27,7 @@ from gateway.domain.plan import read
 from gateway.domain.rollout import TABLE, Move, Phase, Rollout, apply, draw_up
 from gateway.domain.slots import FLAG
 from gateway.system import System
+from tests.fixtures.evaluations import REGISTRYS_SECRET, signed
 from tests.fixtures.memory import FleetOfViews, MemoryRegistry
 from tests.unit.domain.test_reconcile import version, view
 
@@ -428,8 +429,9 @@ async def test_in_a_freeze_window_nothing_starts_and_no_shadow_is_set_but_one_ma
 
 
 def evaluated(number: int, passed: bool = True, at: float = 1.0) -> Evaluation:
-    return Evaluation(tenant="acme", adapter="support", digest=DIGEST[number], id=f"{number}-{at}", golden_set="d" * 64,
-                      metric="exact_match", value=0.9 if passed else 0.1, floor=0.8, passed=passed, by="ann", at=at)
+    return signed(Evaluation(
+        tenant="acme", adapter="support", digest=DIGEST[number], id=f"{number}-{at}", golden_set="d" * 64,
+        metric="exact_match", value=0.9 if passed else 0.1, floor=0.8, passed=passed, by="ann", at=at))
 
 
 async def test_a_required_evaluation_that_is_missing_or_failed_keeps_the_canary_from_any_more_callers(
@@ -438,7 +440,7 @@ async def test_a_required_evaluation_that_is_missing_or_failed_keeps_the_canary_
     bench.registry.put(replace(ADAPTER, evaluation=EvaluationPolicy.REQUIRED))
     with pytest.raises(Conflict, match="no evaluation record for its digest 222222222222"):
         await bench.start()
-    bench.registry.put(evaluated(2))
+    bench.registry.put(REGISTRYS_SECRET, evaluated(2))
     await bench.start()
     bench.registry.put(evaluated(2, False, at=2.0))
     for move in (Move.SHIFT, Move.PROMOTE):
@@ -449,7 +451,7 @@ async def test_a_required_evaluation_that_is_missing_or_failed_keeps_the_canary_
 
 
 async def test_a_policy_that_warns_lets_start_and_tells_the_audit_and_the_operator(bench: Bench) -> None:
-    bench.registry.put(replace(ADAPTER, evaluation=EvaluationPolicy.WARN), evaluated(1))
+    bench.registry.put(replace(ADAPTER, evaluation=EvaluationPolicy.WARN), REGISTRYS_SECRET, evaluated(1))
     release = await bench.start()
     assert "no evaluation record" in bench.audit[-1][1]["warning"]
     [warning] = bench.rollouts.warnings(release)

@@ -1,7 +1,7 @@
 """The replicas as one process sees them, over engines that the test plays."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gateway.domain.errors import (
     ReplicaUnreachable,
 )
 from gateway.domain.model import Replica, Snapshot, Version, VersionPhase
+from gateway.domain.parity import Computed, Observed, Prompt, Reference
 from gateway.domain.routing import Route, Track
 from gateway.system import System
 from gateway.telemetry import Metrics
@@ -55,6 +56,7 @@ class PlayedEngine:
     lists_elsewhere: bool = False
     logprobs: dict[str, Sequence[list[list[float]]]] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    prompts: Sequence[Any] = ()
     exposed: tuple[str, ...] = ("POST /adapters",)
     stats_now: Stats = field(default_factory=Stats)
 
@@ -75,10 +77,17 @@ class PlayedEngine:
     async def unload(self, served_name: str) -> None:
         self.adapters.pop(served_name, None)
 
-    async def next_token_logprobs(self, model: str, prompts: Sequence[str], salt: str) -> list[list[float]]:
+    async def tokenize(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return [len(messages), *(len(message["content"]) for message in messages)]
+
+    async def next_token_logprobs(
+        self, model: str, prompts: Sequence[str] | Sequence[Sequence[int]], salt: str, count: int = 5,
+    ) -> list[dict[int, float]]:
         self.asked.append((model, salt))
+        self.prompts = list(prompts)
         answers = self.logprobs[model]
-        return answers[sum(name == model for name, _ in self.asked) % len(answers)]
+        answer = answers[sum(name == model for name, _ in self.asked) % len(answers)]
+        return [dict(enumerate(logprobs)) for logprobs in answer]
 
     async def stats(self) -> Stats:
         return self.stats_now
@@ -295,3 +304,16 @@ async def test_an_adapter_that_does_nothing_has_no_effect_whichever_bit_pattern_
     patterns = [[[-1.0, -2.0], [-3.0], [-1.0]], [[-1.2, -2.0], [-3.1], [-1.1]]]
     yard.engines["a"].logprobs = {"base": patterns, VERSION.served_name: patterns[1:]}
     assert (await replicas.measure_effect("a", VERSION)).effect == 0.0
+
+
+async def test_a_comparison_asks_base_and_adapter_with_the_trainers_own_tokens(yards: list[Yard]) -> None:
+    yards.append(yard := Yard("a"))
+    replicas = await yard.begin()
+    engine = yard.engines["a"]
+    engine.logprobs = {"base": [[[-1.0], [-2.0]]], VERSION.served_name: [[[-1.5], [-2.5]]]}
+    said = Computed({1: -1.0})
+    prompts = tuple(Prompt(({"role": "user", "content": text},), (7, 8, 9), said, said) for text in ("hi", "hello"))
+    seen = await replicas.observe("a", VERSION, Reference("base", "none", None, prompts))
+    assert seen == Observed([[1, 2], [1, 5]], [{0: -1.0}, {0: -2.0}], [{0: -1.5}, {0: -2.5}])
+    assert [tuple(prompt) for prompt in engine.prompts] == [(7, 8, 9), (7, 8, 9)]
+    assert len({salt for _, salt in engine.asked}) == 2, "no answer comes from the prefix cache"
