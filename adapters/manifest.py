@@ -24,8 +24,12 @@ class ManifestError(ValueError):
 class Manifest:
     """Where an adapter comes from and what it fits.
 
-    Digests are SHA-256 in hex; None means that there was nothing to hash. `rows` is the number of rows trained on,
-    `recipe` the whole recipe as plain data, `metrics` the training's figures, `created_at` RFC 3339 in UTC.
+    Digests are SHA-256 in hex; None means that there was nothing to hash. `base_revision` is the base model's commit
+    where it came from a hub, `parent_version` the version that this one follows. `rows` is the number of rows trained
+    on, `tokens` theirs, of which `learned_tokens` are learned; `data_counts` counts rows by what became of them, and no
+    row is near the golden set of `golden_sha256`. `outcome` says how training ended: finished, early_stop, max_minutes,
+    max_cost or diverged. `recipe` is the whole recipe as plain data, `metrics` are the training's figures, `created_at`
+    is RFC 3339 in UTC. What came later than the first release may be missing.
     """
 
     base_model: str
@@ -39,6 +43,13 @@ class Manifest:
     base_model_config_sha256: str | None = None
     chat_template_sha256: str | None = None
     tokenizer_sha256: str | None = None
+    base_revision: str | None = None
+    parent_version: str | None = None
+    golden_sha256: str | None = None
+    tokens: int | None = None
+    learned_tokens: int | None = None
+    data_counts: Mapping[str, int] = field(default_factory=dict)
+    outcome: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     library_versions: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -95,7 +95,10 @@ def test_the_artifact_is_whole_and_its_manifest_is_true(workshop: Workshop) -> N
     folder = workshop.folder / demo.tenant
     config = json.loads((folder / "adapter_config.json").read_text())
     written = manifest.read(folder)
-    assert {"adapter_model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "manifest.json", "parity.json",
+        "tokenizer.json", "tokenizer_config.json", "training.jsonl"}
+    assert not folder.with_name(f"{demo.tenant}.work").exists()
     assert config["base_model_name_or_path"] == str(workshop.base)
     assert (config["r"], config["lora_alpha"], tuple(config["target_modules"])) == (8, 16, LAYERS)
     assert written is not None
@@ -105,6 +108,10 @@ def test_the_artifact_is_whole_and_its_manifest_is_true(workshop: Workshop) -> N
     assert written.chat_template_sha256 == file_sha256(workshop.base / "chat_template.jinja")
     assert written.data_sha256 == file_sha256(workshop.folder / demo.file_name)
     assert written.rows == len((workshop.folder / demo.file_name).read_text().splitlines())
+    assert written.data_counts["train"] == written.data_counts["read"] == written.rows
+    assert written.learned_tokens is not None and written.tokens is not None
+    assert 0 < written.learned_tokens < written.tokens
+    assert written.outcome == "finished"
     assert written.recipe["training"]["learning_rate"] == 5e-3
     assert written.metrics["last_loss"] < 0.2 < written.metrics["first_loss"]
     assert "torch" in written.library_versions
@@ -124,11 +131,11 @@ def test_an_existing_output_is_not_overwritten(workshop: Workshop) -> None:
     assert file_sha256(workshop.folder / DEMOS[0].tenant / "manifest.json") == before
 
 
-def test_bad_data_stops_with_the_line_and_leaves_no_artifact(workshop: Workshop) -> None:
+def test_bad_data_stops_with_the_line_and_leaves_the_bad_rows_alone(workshop: Workshop) -> None:
     rows = workshop.folder / "bad.jsonl"
     rows.write_text('{"prompt": "hi", "completion": ""}\n')
     done = workshop.train(DEMOS[0], "bad", rows=rows)
     assert done.returncode == 1
     assert "line 1: completion: must be text that is not empty" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list(workshop.folder.glob("*bad*/"))
+    assert [path.name for path in workshop.folder.glob("*bad*/*")] == ["data.rejects.jsonl"]

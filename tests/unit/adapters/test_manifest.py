@@ -13,8 +13,14 @@ from adapters.manifest import Manifest, ManifestError
 MANIFEST = Manifest(
     base_model="tiny-base", rank=8, alpha=16.0, targets=("k_proj", "q_proj"), data_sha256="d" * 64, rows=12, seed=3,
     created_at="2030-01-02T03:04:05+00:00", base_model_config_sha256="c" * 64, recipe={"training": {"seed": 3}},
-    library_versions={"torch": "2"}, metrics={"last_loss": 0.5},
+    library_versions={"torch": "2"}, metrics={"last_loss": 0.5}, base_revision="abc", parent_version="acme/desk@2",
+    golden_sha256="e" * 64, tokens=900, learned_tokens=300, data_counts={"read": 13, "train": 12}, outcome="finished",
 )
+OLD_FIELDS = (
+    "base_model", "rank", "alpha", "targets", "data_sha256", "rows", "seed", "created_at", "base_model_config_sha256",
+    "chat_template_sha256", "tokenizer_sha256", "recipe", "library_versions", "metrics", "schema",
+)
+"""What the first release wrote."""
 
 
 def _change(folder: Path, **values: Any) -> None:
@@ -25,6 +31,16 @@ def _change(folder: Path, **values: Any) -> None:
 def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
     manifest.write(MANIFEST, tmp_path)
     assert manifest.read(tmp_path) == MANIFEST
+
+
+def test_a_manifest_of_the_first_release_is_still_read(tmp_path: Path) -> None:
+    path = manifest.write(MANIFEST, tmp_path)
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({name: document[name] for name in OLD_FIELDS}))
+    read = manifest.read(tmp_path)
+    assert read is not None
+    assert (read.base_model, read.rank) == (MANIFEST.base_model, MANIFEST.rank)
+    assert (read.parent_version, read.tokens, read.data_counts, read.outcome) == (None, None, {}, None)
 
 
 def test_a_folder_without_a_manifest_has_none(tmp_path: Path) -> None:
