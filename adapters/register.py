@@ -13,7 +13,11 @@ REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class RegisterError(RuntimeError):
-    """The version was not registered; the message says why and what to do."""
+    """The version was not registered; the message says why and what to do, `status` is the gateway's if it answered."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def register(
@@ -74,5 +78,7 @@ def _version(answer: httpx.Response, url: str) -> dict[str, Any]:
         return document
     error = document.get("error") if isinstance(document, dict) else None
     if isinstance(error, dict) and isinstance(error.get("message"), str):
-        raise RegisterError(f"The gateway refused ({answer.status_code} {error.get('code')}): {error['message']}")
-    raise RegisterError(f"{url} answered {answer.status_code} without saying why; is it a Switchyard gateway?")
+        raise RegisterError(f"The gateway refused ({answer.status_code} {error.get('code')}): {error['message']}",
+                            status=answer.status_code)
+    raise RegisterError(f"{url} answered {answer.status_code} without saying why; is it a Switchyard gateway?",
+                        status=answer.status_code)
