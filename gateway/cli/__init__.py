@@ -6,5 +6,7 @@ admin.py     tenants, keys, replicas           serving.py   serve, up
 adapters.py  adapters and versions             operators.py operators and their roles
 release.py   rollouts; release_view.py: how    audit.py     the audit's hash chain
              they look
+trainer.py   data, train, evaluate, … of `adapters`, in a python that has its libraries
+quality.py   production answers' quality
 doctor.py    checks with a hint each           archive.py   a folder as a tar stream
 """

@@ -14,8 +14,10 @@ from gateway.cli.doctor import doctor
 from gateway.cli.operators import operators
 from gateway.cli.options import Json, load_settings
 from gateway.cli.output import OK, CommandFailed, Output, report
+from gateway.cli.quality import quality
 from gateway.cli.release import release
 from gateway.cli.serving import serve, up
+from gateway.cli.trainer import add_trainer_commands
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -27,10 +29,12 @@ app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 app.add_typer(adapters, name="adapters")
 app.add_typer(release, name="release")
+app.add_typer(quality, name="quality")
 app.add_typer(replicas, name="replicas")
 app.add_typer(audit, name="audit")
 app.add_typer(operators, name="operators")
 app.command()(doctor)
+add_trainer_commands(app)
 
 
 @app.command("settings")
