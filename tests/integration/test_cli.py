@@ -87,9 +87,9 @@ def test_a_rollout_from_start_to_promote(cli: Cli, adapter: str) -> None:
     assert "version 2 is stable; it was promoted: done" in cli.ok("release", "promote", adapter, "--reason", "done")
     watched = cli.run("release", "status", adapter, "--watch")
     assert (watched.returncode, "it was promoted" in watched.stdout) == (0, True)
-    moves = cli.json("release", "history", adapter)
-    assert [m["action"].removeprefix("release.") for m in moves][:6] == [
-        "promote", "resume", "pause", "shift", "shift", "start"]
+    told = [row["action"].removeprefix("release.") for row in cli.json("release", "history", adapter)]
+    moves = [action for action in told if action != "verdict"]  # the analyst's, when it comes to one in between
+    assert moves[:6] == ["promote", "resume", "pause", "shift", "shift", "start"]
     table = cli.ok("release", "history", adapter, "--limit", "1")
     assert "release.promote" in table and "done" in table and "release.resume" not in table
 
