@@ -27,7 +27,7 @@ from tests.fixtures.artifacts import TINY_BASE_CONFIG, write_adapter
 
 KEY = "the-replicas-key"
 CONTEXT, MAX_LORAS, MAX_CPU_LORAS, MAX_RANK = 4096, 2, 8, 16
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 NUMBERS = count(1)
 
 
