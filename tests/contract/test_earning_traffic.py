@@ -143,7 +143,9 @@ def open_shop(folder: Path, python: str, valkey: RealValkey) -> Iterator[Shop]:
         yield Shop(folder, python, port, admin)
 
 
-def test_a_good_version_earns_its_traffic_and_a_bad_one_does_not(shop: Shop) -> None:
+def test_a_good_version_earns_its_traffic_and_a_bad_one_does_not(
+    shop: Shop, capsys: pytest.CaptureFixture[str],
+) -> None:
     version = shop.register("good")
     assert version["parity"]["verdict"] == "pass", version["parity"]
     path = "/tenants/acme/adapters/tickets/release"
@@ -152,7 +154,8 @@ def test_a_good_version_earns_its_traffic_and_a_bad_one_does_not(shop: Shop) -> 
 
     code, report = shop.evaluate(version["number"])
     scores = {name: contender["metrics"]["macro_f1"] for name, contender in report["contenders"].items()}
-    print(f"macro-F1 on {report['golden_set']['items']} held-out tickets: {scores}")
+    with capsys.disabled():
+        print(f"\nmacro-F1 on {report['golden_set']['items']} held-out tickets: {scores}")
     assert code == 0, report["decision"]
     assert scores["version"] > 0.9
     assert scores["base"] < 0.3
@@ -182,7 +185,6 @@ def test_the_gates_service_answers_200_to_a_good_version_and_409_to_others(shop:
             name: client.post("/evaluate", json={
                 "model_path": name, "golden_set_id": "tickets-golden", "baseline_f1": 0.7, "threshold": 0.02})
             for name in ("good", "bad", "idle")}
-    print({name: answer.json() for name, answer in answers.items()})
     assert {name: answer.status_code for name, answer in answers.items()} == {"good": 200, "bad": 409, "idle": 409}
     good, bad, idle = (answers[name].json() for name in ("good", "bad", "idle"))
     assert good["pass"]
