@@ -2,12 +2,15 @@
 
 On several GPUs or machines the same recipe runs under what they are launched with, one process a GPU:
 
-    torchrun --nproc-per-node 4 -m adapters train recipe.toml                       every GPU holds the base model
-    accelerate launch --config_file fsdp.yaml -m adapters train recipe.toml         the GPUs share it (FSDP-QLoRA)
+    torchrun --standalone --nproc-per-node 4 -m adapters train recipe.toml       every GPU holds the base model
+    accelerate launch --config_file adapters/recipes/fsdp.yaml -m adapters train recipe.toml       the GPUs share it
 
-A recipe's `batch` is each process's, so that a step learns from batch × accumulation × processes. FSDP wants
-`gradient_checkpointing` off and `fsdp_activation_checkpointing` on in its own configuration. Machines share the folder
-that the output is in; the first process alone writes there. Nothing else changes, and every guard holds.
+A recipe's `batch` is each process's, so that a step learns from batch × accumulation × processes. Machines share the
+folder that the output is in; the first process alone writes there. Nothing else changes, and every guard holds, but a
+run of several processes that is out of memory ends: it goes on in a smaller shape when it is started again, which
+torchrun does by itself with --max-restarts 3 (and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or the processes may look for
+one another where they were before). Under FSDP (training/sharding.py) each GPU holds the whole NF4 model while it is
+loaded; LoRA layers and loss are the library's plain ones and the optimizer is AdamW.
 """
 
 import dataclasses
@@ -29,15 +32,15 @@ from adapters.data.prepare import Prepared, prepare, read_report
 from adapters.data.tokens import TokenFile, tokenise
 from adapters.manifest import Manifest
 from adapters.recipe import Recipe
-from adapters.training import answers, artifact, parity, shown, work
+from adapters.training import answers, artifact, parity, sharding, shown, work
 from adapters.training import report as reports
 from adapters.training.errors import TrainingError
-from adapters.training.model import Load, is_sharded, loader
+from adapters.training.model import Load, loader
 from adapters.training.progress import Progress
 from adapters.training.run import Run, Trained
 from adapters.training.work import Work
 
-__all__ = ["TrainingError", "train"]
+__all__ = ["TrainingError", "leave", "train"]
 
 LONGEST_WAIT = timedelta(hours=24)
 """How long the other processes wait while the first prepares the data."""
@@ -65,6 +68,7 @@ def train(
     """
     if recipe.output.exists():
         raise TrainingError(f"{recipe.output} exists; remove it, or choose another output.")
+    sharding.check(recipe)
     recipe = _with_absolute_base(recipe)
     load = load or loader(recipe)
     processes = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
@@ -73,6 +77,8 @@ def train(
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
 
     with _work(recipe, processes, fresh=fresh) as place, _listeners(recipe, place, report) as progress:
+        if sharding.optimizer_of(recipe) != recipe.training.optimizer:
+            progress.note(f"under FSDP the optimizer is adamw, not {recipe.training.optimizer}")
         rows = _rows(recipe, place, tokenizer, progress.note)
         trained = Run(recipe, place, rows.train, rows.validation, tokenizer, load, progress).finish()
         progress.end(trained.summary)
@@ -82,6 +88,11 @@ def train(
     if processes.is_main_process:
         report(f"done: {recipe.output}")
     return described
+
+
+def leave() -> None:
+    """Part from the other processes, if there are any: this one's work is done."""
+    PartialState().destroy_process_group()
 
 
 def _with_absolute_base(recipe: Recipe) -> Recipe:
@@ -149,10 +160,9 @@ def _write(
     described = artifact.describe(recipe, trained, tokenizer, rows.train.stats, rows.prepared)
     if is_first:
         artifact.complete(partial, tokenizer, place.metrics)
-        if is_sharded():
-            progress.note("parity and report are left out: under FSDP no process holds the whole model")
-        else:
-            _show(recipe, place, rows, tokenizer, trained, described, partial)
+    if is_first or sharding.is_sharded():  # what is in shards answers only where all ask
+        _show(recipe, place, rows, tokenizer, trained, described, partial)
+    if is_first:
         artifact.publish(described, partial, recipe.output)
     return described
 
@@ -160,18 +170,26 @@ def _write(
 def _show(
     recipe: Recipe, place: Work, rows: Rows, tokenizer: Any, trained: Trained, described: Manifest, partial: Path,
 ) -> None:
-    """What the trained model itself says: for the engine to be compared with, and for a person to look at."""
+    """What the trained model itself says: for the engine to be compared with, and for a person to look at.
+
+    The first process writes; the others, if any, take part in the answers.
+    """
     shown_rows = data.read_prepared(rows.prepared.validation or rows.prepared.train)
     chats = list(itertools.islice(chats_of(shown_rows), EXAMPLES))
+    is_first = PartialState().is_main_process
     if recipe.report.parity:
-        parity.write_reference(partial, recipe, tokenizer, trained.model, [chat.messages for chat in chats])
+        reference = parity.reference(partial, recipe, tokenizer, trained.model, [chat.messages for chat in chats])
+        if is_first:
+            parity.write(reference, partial)
     if not recipe.report.page:
+        return
+    examples = list(answers.before_and_after(trained.model, tokenizer, chats))
+    if not is_first:
         return
     folder = recipe.output.with_name(recipe.output.name + ".report")
     folder.mkdir(parents=True, exist_ok=True)
     reports.write(folder, reports.RunReport(
         plan=trained.plan, summary=trained.summary, metrics=shown.read_metrics(place.metrics),
         recipe=recipe.to_document(), tokens=rows.train.stats, counts=rows.prepared.counts,
-        labels=rows.prepared.labels, rejects=rows.rejects,
-        examples=list(answers.before_and_after(trained.model, tokenizer, chats)),
+        labels=rows.prepared.labels, rejects=rows.rejects, examples=examples,
         library_versions=described.library_versions))

@@ -1,5 +1,6 @@
 """The command that trains: a recipe → an artifact, and, if asked for, a registered version."""
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,8 +46,10 @@ def train(
             **{name: str(value) for name, value in given.items() if value is not None}})
     except recipes.RecipeError as error:
         raise failed(error) from error
+    if plan.training.backend == "unsloth" and importlib.util.find_spec("unsloth"):
+        importlib.import_module("unsloth")  # it changes what is imported after it
     settle()
-    from adapters.train import TrainingError
+    from adapters.train import TrainingError, leave
     from adapters.train import train as run
 
     try:
@@ -55,6 +58,7 @@ def train(
         raise failed(error) from error
     if register and key:
         _register(plan.output, described.outcome, register, url=url, key=key)
+    leave()
 
 
 def _register(folder: Path, outcome: str | None, name: str, *, url: str, key: str) -> None:

@@ -5,6 +5,7 @@
     watch.py         says when lines, validations and checkpoints are due; lets the guards judge
     guards.py        may the run go on? ladder.py: what to change when memory runs out; both decide and do nothing
     model.py         base model + LoRA weights, by transformers or unsloth
+    sharding.py      what is particular where several GPUs share the base model
     fast.py          attention, layers, kernels and loss that compute the same in less time
     packing.py       which rows go into which pack, and packs into which step; batches.py makes tensors of them
     checkpoints.py   whole or not there

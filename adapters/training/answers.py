@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters.compare import BaseName, Chat, CompareError, Comparison, Side
+from adapters.training.sharding import is_sharded
 
 MAX_TOKENS = 128
 
@@ -75,7 +76,7 @@ def answer(model: Any, tokenizer: Any, prompt: Sequence[int], max_tokens: int = 
     ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
     out = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, use_cache=True,
-        do_sample=False, temperature=None, top_p=None, top_k=None, eos_token_id=ends,
+        do_sample=False, temperature=None, top_p=None, top_k=None, eos_token_id=ends, synced_gpus=is_sharded(),
         pad_token_id=ends[0] if isinstance(ends, list) else ends)
     tokens = out[0, len(prompt):].tolist()
     text = tokenizer.decode(tokens, skip_special_tokens=True)

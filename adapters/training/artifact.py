@@ -16,6 +16,7 @@ from adapters.data.tokens import TokenStats
 from adapters.manifest import Manifest
 from adapters.recipe import Recipe
 from adapters.training.run import Trained
+from adapters.training.sharding import whole_adapter
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers")
 LARGEST_METRICS = 1 << 20
@@ -24,20 +25,18 @@ LARGEST_METRICS = 1 << 20
 
 def write_weights(trained: Trained, folder: Path) -> None:
     """The adapter's weights and config into `folder`. Every process calls it; under FSDP each holds a part."""
-    plugin = getattr(trained.trainer.accelerator.state, "fsdp_plugin", None)
-    if plugin is not None:
-        plugin.set_state_dict_type("FULL_STATE_DICT")
+    weights = whole_adapter(trained.model)
     config = trained.model.peft_config["default"]
     config.target_modules = sorted(config.target_modules)  # a set's order is another in every run
-    trained.trainer.save_model(str(folder))
+    if PartialState().is_main_process:
+        trained.model.save_pretrained(folder, state_dict=weights)
     PartialState().wait_for_everyone()
 
 
 def complete(folder: Path, tokenizer: Any, metrics: Path) -> None:
     """Add the base's tokenizer files and the curve; take away what serves nobody."""
     tokenizer.save_pretrained(folder)
-    for name in ("README.md", "training_args.bin"):  # PEFT's model card is an empty form
-        (folder / name).unlink(missing_ok=True)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card is an empty form
     curve = [line for line in metrics.read_text(encoding="utf-8").splitlines() if json.loads(line)["kind"] == "step"]
     text = "".join(f"{line}\n" for line in curve)  # without the notes, which may quote the data
     if len(text) <= LARGEST_METRICS:
@@ -56,7 +55,8 @@ def describe(
         "last_loss": summary.last_loss, "best_validation_loss": summary.best_validation_loss, "tokens": summary.tokens,
         "seconds": summary.seconds, "tokens_per_second": summary.tokens_per_second,
         "peak_memory_bytes": summary.peak_memory_bytes, "cost": summary.cost}
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    used = LIBRARIES if recipe.training.backend == "transformers" else (*LIBRARIES, recipe.training.backend)
+    versions = {name: importlib.metadata.version(name) for name in used}
     return Manifest(
         base_model=recipe.base_model,
         base_revision=getattr(trained.model.config, "_commit_hash", None),

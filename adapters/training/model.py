@@ -9,13 +9,14 @@ from typing import Any
 import torch
 import transformers
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, TaskType, get_peft_model
 
 from adapters.recipe import Lora, Recipe, Speed
 from adapters.training import fast
 from adapters.training.errors import TrainingError
 from adapters.training.ladder import Shape
+from adapters.training.sharding import compute_in_bf16, is_sharded
 
 Load = Callable[[Recipe, Shape, Callable[[str], None]], Any]
 """From a recipe, a shape and someone to tell things, a PeftModel."""
@@ -31,11 +32,6 @@ def loader(recipe: Recipe) -> Load:
     return load_with_unsloth
 
 
-def is_sharded() -> bool:
-    """Were we launched under FSDP (`accelerate launch` with such a configuration)?"""
-    return bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
-
-
 def load(recipe: Recipe, shape: Shape, note: Callable[[str], None]) -> Any:
     """The frozen base model, in NF4 or bf16, with float32 LoRA weights on it."""
     speed = _speed(recipe.speed)
@@ -46,34 +42,43 @@ def load(recipe: Recipe, shape: Shape, note: Callable[[str], None]) -> Any:
     except (OSError, ValueError) as error:
         raise TrainingError(f"The base model {recipe.base_model!r} cannot be loaded: {error}") from error
     base.config.use_cache = False
+    _keep_unpacked(base)
     model = _with_lora(base, recipe)
     checkpoint_layers(model, shape.checkpoint_layers)
     fast.apply(model, speed, note)
+    if is_sharded():
+        compute_in_bf16(model, PartialState().device.type)
     return model
 
 
 def load_options(recipe: Recipe) -> dict[str, Any]:
     """In which form and where to load the base model's weights.
 
-    FSDP places them itself, and can only shard NF4 weights that are stored as if they were bf16 (Dettmers et al.,
-    2024, FSDP-QLoRA).
+    FSDP places them itself, and can only shard NF4 weights that are stored as if they were floats; see sharding.py for
+    why not bf16.
     """
     options: dict[str, Any] = {} if is_sharded() else {"device_map": {"": PartialState().device}}
     if recipe.quantization == "nf4":
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
-            bnb_4bit_quant_storage=torch.bfloat16 if is_sharded() else torch.uint8)
+            bnb_4bit_quant_storage=torch.float32 if is_sharded() else torch.uint8)
     return options
 
 
 def _speed(speed: Speed) -> Speed:
     """Under FSDP a weight is there only while its own layer runs, so that layers and loss stay the library's."""
-    if not is_sharded():
-        return speed
-    if speed.lora == "fused" or speed.loss == "chunked":
-        raise TrainingError('Under FSDP there is neither speed.lora = "fused" nor speed.loss = "chunked"; use "auto".')
-    return dataclasses.replace(speed, lora="plain", loss="plain")
+    return dataclasses.replace(speed, lora="plain", loss="plain") if is_sharded() else speed
+
+
+def _keep_unpacked(base: Any) -> None:
+    """Keep bitsandbytes from packing NF4 weights anew for CPUs with bf16 instructions.
+
+    It would, in the first pass without gradients (a validation, say), and from then on no gradient got through them.
+    """
+    for layer in base.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _with_lora(base: Any, recipe: Recipe) -> Any:
@@ -105,13 +110,19 @@ def checkpoint_layers(model: Any, count: str | int) -> None:
 
 
 def load_with_unsloth(recipe: Recipe, shape: Shape, note: Callable[[str], None]) -> Any:
-    """The same through unsloth, which brings its own kernels; `[speed]` does not apply."""
+    """The same through unsloth, which brings its own kernels; `[speed]` does not apply.
+
+    It tells the rows of a pack apart by positions that begin again, in a batch of one line without a mask.
+    """
     unsloth = importlib.import_module("unsloth")
-    base, _ = unsloth.FastLanguageModel.from_pretrained(
-        recipe.base_model, max_seq_length=shape.pack_length or shape.max_length, dtype=torch.bfloat16,
-        load_in_4bit=recipe.quantization == "nf4", revision=recipe.base_revision or "main")
-    lora: Lora = recipe.lora
+    try:
+        base, _ = unsloth.FastLanguageModel.from_pretrained(
+            recipe.base_model, max_seq_length=shape.batch * (shape.pack_length or shape.max_length),
+            dtype=torch.bfloat16, load_in_4bit=recipe.quantization == "nf4", revision=recipe.base_revision or "main")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"unsloth cannot load the base model {recipe.base_model!r}: {error}") from error
     note("model: by unsloth")
+    lora: Lora = recipe.lora
     return unsloth.FastLanguageModel.get_peft_model(
         base, r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, use_rslora=lora.rslora,
         target_modules=linear_layers(base) if isinstance(lora.targets, str) else list(lora.targets),

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -41,10 +42,12 @@ NEUTRAL: tuple[str, ...] = (
 Tops = list[tuple[int, float]]
 
 
-def write_reference(
+def reference(
     folder: Path, recipe: Recipe, tokenizer: Any, model: Any, prompts: Sequence[Sequence[Message]] = (),
-) -> Path:
-    """Write parity.json into the artifact in `folder`, whose adapter `model` (a PeftModel) has just been trained.
+) -> dict[str, Any]:
+    """What parity.json says of the artifact in `folder`, whose adapter `model` (a PeftModel) has just been trained.
+
+    Where processes share the model, all must call this; the first one's answer is whole.
 
     `prompts` are chats from the data, without their answers. They leave the machine inside the artifact, so that they
     are used only where the recipe says `report.data_prompts = true`; NEUTRAL ones fill up to MAX_PROMPTS.
@@ -56,8 +59,10 @@ def write_reference(
     token_ids = [ids for _, ids in rendered]
     with at_rest(model):
         trained = _sides(model, token_ids)
-    served = trained if recipe.quantization == "none" else _served(folder, recipe, model.device, token_ids)
-    document = {
+    served: Mapping[str, list[Tops]] | None = trained
+    if recipe.quantization != "none":
+        served = _served(folder, recipe, model.device, token_ids) if PartialState().is_main_process else None
+    return {
         "schema": SCHEMA,
         "base_model": recipe.base_model,
         "quantization": recipe.quantization,
@@ -69,6 +74,10 @@ def write_reference(
             for at, (chat, ids) in enumerate(rendered)
         ],
     }
+
+
+def write(document: Mapping[str, Any], folder: Path) -> Path:
+    """Write parity.json into the artifact in `folder`."""
     path = folder / FILE_NAME
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return path

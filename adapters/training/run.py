@@ -20,7 +20,7 @@ from adapters.data.tokens import TokenFile
 from adapters.recipe import Recipe
 from adapters.training import checkpoints, guards, shown, suspects, trainer
 from adapters.training.batches import Course, Rehearsal
-from adapters.training.errors import TrainingError
+from adapters.training.errors import StartAgain, TrainingError
 from adapters.training.guards import Stop
 from adapters.training.ladder import first_shape, next_rung
 from adapters.training.model import Load
@@ -73,8 +73,8 @@ class Run:
             self._attempt = self._smaller() if stop is None else self._slower(stop)
             self._work.remember(self._attempt)
             if stop is None and PartialState().num_processes > 1:
-                raise TrainingError("Out of memory; the next start goes on in the smaller shape. torchrun starts again "
-                                    "by itself with --max-restarts.")
+                raise StartAgain("Out of memory; the next start goes on in the smaller shape. torchrun starts again "
+                                 "by itself with --max-restarts.")
 
     def _try(self) -> Trained:
         """Train from the newest checkpoint to the end, or to where a guard stops it."""

@@ -19,6 +19,7 @@ from adapters.recipe import Recipe
 from adapters.training import checkpoints, fast
 from adapters.training.batches import Course, Rehearsal, joined, padded
 from adapters.training.ladder import Shape
+from adapters.training.sharding import keep_bits, optimizer_of
 
 LINES, VALIDATIONS, CHECKPOINTS = 20, 10, 5
 """How many of each a run has unless the recipe says otherwise."""
@@ -68,6 +69,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(**options)
         self.remove_callback(transformers.PrinterCallback)
+        keep_bits(self.accelerator)
         self._work = work
         self._keep = recipe.training.keep_checkpoints
         self._peak_rate = recipe.training.learning_rate * rate
@@ -131,7 +133,7 @@ def build(
     pad_token: int, best_step: Callable[[], int | None], callback: transformers.TrainerCallback,
 ) -> Trainer:
     """The trainer of one attempt."""
-    is_joined = recipe.training.backend == "transformers" and fast.attention_of(recipe.speed) == "varlen"
+    is_joined = recipe.training.backend == "unsloth" or fast.attention_of(recipe.speed) == "varlen"
     return Trainer(
         recipe=recipe, work=work, rate=rate, best_step=best_step, model=model,
         args=arguments(recipe, shape, course.steps, work, rate), train_dataset=course, eval_dataset=rehearsal,
@@ -146,7 +148,7 @@ def arguments(recipe: Recipe, shape: Shape, steps: int, work: Path, rate: float)
         output_dir=str(work), max_steps=steps, seed=training.seed, data_seed=training.seed,
         per_device_train_batch_size=shape.batch, per_device_eval_batch_size=shape.batch,
         gradient_accumulation_steps=shape.accumulation,
-        optim="adamw_torch" if training.optimizer == "adamw" else training.optimizer, weight_decay=0.0,
+        optim={"adamw": "adamw_torch"}.get(optimizer := optimizer_of(recipe), optimizer), weight_decay=0.0,
         learning_rate=training.learning_rate * rate, lr_scheduler_type=_SCHEDULES[training.schedule],
         warmup_steps=math.ceil(training.warmup * steps), max_grad_norm=training.max_grad_norm,
         bf16=True, use_cpu=not on_gpu, logging_strategy="no", eval_strategy="no", save_strategy="no",

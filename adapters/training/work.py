@@ -19,7 +19,7 @@ from typing import Any
 
 from adapters.recipe import Recipe
 from adapters.training import checkpoints
-from adapters.training.errors import TrainingError
+from adapters.training.errors import StartAgain, TrainingError
 from adapters.training.ladder import Shape
 
 SCHEMA = "switchyard.run/1"
@@ -76,7 +76,7 @@ def opened(recipe: Recipe, processes: int, *, fresh: bool) -> Iterator[Work]:
     """The recipe's work folder, held by this process alone; what was there is gone on with, unless `fresh`.
 
     TrainingError when it belongs to another run or another process has it. A run that fails before its first
-    checkpoint leaves nothing but the rows that were rejected.
+    checkpoint leaves nothing but the rows that were rejected, unless it is to StartAgain.
     """
     folder = folder_of(recipe.output)
     identity = json.loads(json.dumps({"schema": SCHEMA, "processes": processes, **_identity(recipe)}))
@@ -91,10 +91,14 @@ def opened(recipe: Recipe, processes: int, *, fresh: bool) -> Iterator[Work]:
             _clear(folder, but="lock")
         _check(folder, identity)
         _write(folder / "run.json", identity)
+        is_to_go_on = False
         try:
             yield Work(folder)
+        except StartAgain:
+            is_to_go_on = True
+            raise
         finally:
-            if not checkpoints.steps(folder):
+            if not is_to_go_on and not checkpoints.steps(folder):
                 _clear(folder, but=REJECTS)
 
 

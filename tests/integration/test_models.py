@@ -82,7 +82,7 @@ for kind in ("nf4", "none"):
     recipe = recipes.from_document({
         "base_model": str(folder / "base"), "data": "d", "output": "o", "quantization": kind,
         "report": {"data_prompts": kind == "none"}})
-    path = parity.write_reference(folder / "good", recipe, tokenizer, model, chats)
+    path = parity.write(parity.reference(folder / "good", recipe, tokenizer, model, chats), folder / "good")
     path.rename(folder / f"{kind}.json")
     assert model.training
 """

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,13 @@ import adapters
 
 ROOT = Path(adapters.__file__).parents[1]
 SCRIPT = Path(__file__).with_name("training_scenarios.py")
+FSDP = Path(__file__).with_name("fsdp_on_cpu.py")
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+IN_SHARDS = ("in shards", "shards best", "shards resumed", "shards not killed")
 IN_ONE_PROCESS = (
     "plain", "accumulated", "logits", "memory", "little memory", "no memory", "nan", "nan again",
     "nan and stop", "nan at once", "poisoned", "early", "best", "budget", "masked", "unsloth", "sharded", "resumed",
-    "not killed")
+    "not killed", "whole", "validated often", "validated at the end")
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -32,11 +34,12 @@ class Engine:
     folder: Path
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+                       "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         return subprocess.run([self.python, *map(str, arguments)], cwd=self.folder, env=environment,
                               capture_output=True, text=True, check=False)
 
-    def scenarios(self, *names: str, launcher: Sequence[str] = ()) -> Mapping[str, Any]:
+    def scenarios(self, *names: str, launcher: Sequence[str | Path] = ()) -> Mapping[str, Any]:
         done = self.run(*launcher, SCRIPT, "base", ".", *names)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -154,8 +157,9 @@ def test_masked_data_and_a_missing_back_end_are_refused(came: Mapping[str, Any])
 def test_under_fsdp_weights_are_stored_so_that_they_can_be_shared_out(came: Mapping[str, Any]) -> None:
     found = came["sharded"]
     assert found["alone"] == {"storage": "torch.uint8", "placed": True}
-    assert found["under fsdp"] == {"storage": "torch.bfloat16", "placed": False}
+    assert found["under fsdp"] == {"storage": "torch.float32", "placed": False}
     assert "FSDP" in found["fused"] and 'use "auto"' in found["fused"]
+    assert "does not run under FSDP" in found["unsloth"]
 
 
 def test_a_killed_run_goes_on_exactly_where_it_stood(came: Mapping[str, Any]) -> None:
@@ -166,11 +170,74 @@ def test_a_killed_run_goes_on_exactly_where_it_stood(came: Mapping[str, Any]) ->
         assert resumed[figures] == pytest.approx(whole[figures], rel=1e-6)
 
 
+def test_validating_often_changes_nothing(came: Mapping[str, Any]) -> None:
+    often, rarely = came["validated often"], came["validated at the end"]
+    assert len(often["validation"]) == 6 and len(rarely["validation"]) == 1
+    assert often["losses"] == rarely["losses"]
+
+
 def test_two_processes_learn_what_one_learns_with_twice_the_batch(engine: Engine, came: Mapping[str, Any]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port)
-    found = engine.scenarios("two processes", launcher=launcher)["two processes"]
+    found = engine.scenarios("two processes", launcher=TWO_PROCESSES)["two processes"]
     assert found["losses"] == pytest.approx(came["plain"]["losses"], rel=2e-3)
     assert sum(line.startswith("step 1/12") for line in found["told"]) == 1
+
+
+def test_processes_out_of_memory_go_on_in_a_smaller_shape_when_they_are_started_again(
+    engine: Engine, came: Mapping[str, Any],
+) -> None:
+    name = "two processes, little memory"
+    assert engine.run(*TWO_PROCESSES, SCRIPT, "base", ".", name).returncode == 1
+    found = engine.scenarios(name, launcher=TWO_PROCESSES)[name]
+    assert found["losses"] == pytest.approx(came["plain"]["losses"], rel=2e-3)
+
+
+@pytest.fixture(scope="module")
+def in_shards(engine: Engine) -> Mapping[str, Any]:
+    """What came of the scenarios of two processes that share the base model, after both were killed."""
+    launcher = (*TWO_PROCESSES, FSDP)
+    killed = engine.run(*launcher, SCRIPT, "base", ".", "shards killed")
+    assert killed.returncode == 1 and "Signal 9 (SIGKILL)" in killed.stderr, killed.stderr
+    assert not (engine.folder / "shards-long").exists()
+    return engine.scenarios(*IN_SHARDS, launcher=launcher)
+
+
+def test_a_base_model_in_shards_learns_what_a_whole_one_learns(
+    came: Mapping[str, Any], in_shards: Mapping[str, Any],
+) -> None:
+    found = in_shards["in shards"]
+    assert found["losses"] == pytest.approx(came["whole"]["losses"], rel=1e-3)
+    assert found["checkpoints"] == [12] and found["is_finite"] and found["weights"] == came["whole"]["weights"]
+    assert told(found, "under FSDP the optimizer is adamw, not paged_adamw_8bit")
+
+
+def test_what_was_in_shards_says_what_an_engine_should_answer(engine: Engine, in_shards: Mapping[str, Any]) -> None:
+    assert in_shards["in shards"]["outcome"] == "finished"
+    found = json.loads((engine.folder / "in-shards" / "parity.json").read_text())
+    assert all(prompt["adapter"]["trained"] and prompt["adapter"]["served"] for prompt in found["prompts"])
+    assert (engine.folder / "in-shards.report" / "report.html").exists()
+
+
+def test_a_killed_run_in_shards_goes_on_exactly_where_it_stood(in_shards: Mapping[str, Any]) -> None:
+    resumed, whole = in_shards["shards resumed"], in_shards["shards not killed"]
+    assert told(resumed, "step 13/20") and not told(resumed, "step 12/20") and told(whole, "step 1/20")
+    for figures in ("losses", "validation", "rates"):
+        assert resumed[figures] == pytest.approx(whole[figures], rel=1e-6)
+
+
+def test_in_shards_too_the_best_weights_are_kept(in_shards: Mapping[str, Any]) -> None:
+    found = in_shards["shards best"]
+    best = min(found["validation"], key=found["validation"].get)
+    assert int(best) < 6
+    assert (found["metrics"]["kept_step"], found["checkpoints"]) == (int(best), [int(best)])
+
+
+@pytest.mark.parametrize(("setting", "advice"), [
+    ({"FSDP_VERSION": "1"}, "fsdp_version: 2"),
+    ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "training.gradient_checkpointing = true"),
+])
+def test_an_fsdp_configuration_that_does_not_fit_is_refused(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, setting: Mapping[str, str], advice: str,
+) -> None:
+    for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", **setting}.items():
+        monkeypatch.setenv(name, value)
+    assert advice in engine.scenarios("refused")["refused"]["error"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers.utils import logging
 
 from adapters import recipe as recipes
@@ -27,7 +28,7 @@ from adapters.train import train
 from adapters.training import model as models
 from adapters.training import shown
 from adapters.training.batches import padded
-from adapters.training.errors import TrainingError
+from adapters.training.errors import StartAgain, TrainingError
 from adapters.training.ladder import Shape
 
 ROWS = 64
@@ -70,6 +71,8 @@ class Scenarios:
         told: list[str] = []
         try:
             made = train(recipe, told.append, load=with_fault(fault) if fault else None)
+        except StartAgain:
+            raise
         except (TrainingError, ValueError) as error:
             return {"error": str(error), "told": told, "exists": recipe.output.exists()}
         if not is_first():
@@ -82,16 +85,27 @@ class Scenarios:
             "validation": {line.step: line.validation_loss for line in metrics.steps if line.validation_loss},
             "rates": [line.learning_rate for line in metrics.steps], "outcome": made.outcome, "metrics": made.metrics,
             "is_finite": all(bool(weight.isfinite().all()) for weight in weights.values()),
+            "weights": {name: list(weight.shape) for name, weight in sorted(weights.items())},
             "checkpoints": self.checkpoints_equal(name, weights)}
 
     def checkpoints_equal(self, name: str, weights: dict[str, Any]) -> list[int]:
         """The steps whose checkpoint has the artifact's weights."""
         found = []
         for path in sorted((self.folder / f"{name}.work").glob("checkpoint-*")):
-            kept = load_file(path / "adapter_model.safetensors")
+            kept = weights_of(path)
             if all(torch.equal(kept[key], weight) for key, weight in weights.items()):
                 found.append(int(path.name.removeprefix("checkpoint-")))
         return found
+
+
+def weights_of(checkpoint: Path) -> dict[str, Any]:
+    """The adapter's weights in a checkpoint, those of all shards put together."""
+    shards = checkpoint / "pytorch_model_fsdp_0"
+    if not shards.exists():
+        return dict(load_file(checkpoint / "adapter_model.safetensors"))
+    together = checkpoint / "together.pt"
+    dcp_to_torch_save(shards, together)
+    return dict(torch.load(together)["model"])
 
 
 def is_first() -> bool:
@@ -168,6 +182,19 @@ LONG: dict[str, Any] = {
 """Has all that must go on exactly: dropout, packs, accumulation, validation, more than one epoch."""
 
 
+QUANTISED: dict[str, Any] = {
+    "quantization": "nf4", "lora__targets": "all-linear", "training__packing": True, "training__pack_length": 160,
+    "training__batch": 1, "training__accumulation": 2, "training__gradient_checkpointing": True,
+}
+"""All that is particular about a base model in shards."""
+BEST: dict[str, Any] = {
+    "data__validation_share": 0.2, "training__validate_every": 2, "training__learning_rate": 0.2,
+    "training__max_grad_norm": 100.0, "guards__max_rise": 100.0, "training__keep_checkpoints": 1,
+}
+"""Is best somewhere before the end."""
+VALIDATED: dict[str, Any] = {"quantization": "nf4", "lora__targets": "all-linear", "data__validation_share": 0.2}
+
+
 def packed_equals_alone(scenarios: Scenarios) -> dict[str, Any]:
     """How far the logits and the loss of packed rows are from the same rows' alone; and without their positions."""
     train(scenarios.recipe("packed-for-logits", training__max_steps=3))
@@ -202,22 +229,21 @@ def packed_equals_alone(scenarios: Scenarios) -> dict[str, Any]:
 
 
 def sharded(scenarios: Scenarios) -> dict[str, Any]:
-    """How the base model is loaded alone and under `accelerate launch` with FSDP, which says so in the environment."""
+    """How the base model is loaded alone and under `accelerate launch` with FSDP, and what is refused there."""
     recipe = scenarios.recipe("sharded", quantization="nf4")
-    fused = scenarios.recipe("sharded", speed__lora="fused")
 
     def options() -> dict[str, Any]:
         found = models.load_options(recipe)
         return {"storage": str(found["quantization_config"].bnb_4bit_quant_storage), "placed": "device_map" in found}
 
     alone = options()
-    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     try:
-        return {"alone": alone, "under fsdp": options(), "fused": models.load(fused, SMALL, print)}
-    except TrainingError as error:
-        return {"alone": alone, "under fsdp": options(), "fused": str(error)}
+        return {"alone": alone, "under fsdp": options(),
+                "fused": scenarios.run("sharded", speed__lora="fused")["error"],
+                "unsloth": scenarios.run("sharded", training__backend="unsloth")["error"]}
     finally:
-        del os.environ["ACCELERATE_USE_FSDP"]
+        del os.environ["ACCELERATE_USE_FSDP"], os.environ["FSDP_VERSION"]
 
 
 SCENARIOS: dict[str, Callable[[Scenarios], dict[str, Any]]] = {
@@ -225,6 +251,8 @@ SCENARIOS: dict[str, Callable[[Scenarios], dict[str, Any]]] = {
     "accumulated": lambda s: s.run("accumulated", training__batch=1, training__accumulation=4),
     "two processes": lambda s: s.run("two-processes", training__batch=1, training__accumulation=2),
     "logits": packed_equals_alone,
+    "two processes, little memory": lambda s: s.run(
+        "two-processes-memory", memory_for(64), training__batch=2, training__accumulation=1),
     "memory": lambda s: s.run("memory", memory_for(64)),
     "little memory": lambda s: s.run(
         "little-memory", memory_for(130), training__packing=True, training__pack_length=256, training__batch=2),
@@ -237,16 +265,26 @@ SCENARIOS: dict[str, Callable[[Scenarios], dict[str, Any]]] = {
                                 training__seed=2, training__max_steps=17, training__learning_rate=2e-2),
     "early": lambda s: s.run("early", data__validation_share=0.2, data__max_rejected_share=0.5,
                              training__validate_every=2, guards__patience=1, guards__min_improvement=5.0),
-    "best": lambda s: s.run("best", data__validation_share=0.2, training__validate_every=2,
-                            training__learning_rate=0.2, training__max_grad_norm=100.0, guards__max_rise=100.0,
-                            training__keep_checkpoints=1),
+    "best": lambda s: s.run("best", **BEST),
     "budget": lambda s: s.run("budget", guards__price_per_hour=3600.0, guards__max_cost=1e-6),
+    "whole": lambda s: s.run("whole", **{**QUANTISED, "training__accumulation": 4}),
+    "in shards": lambda s: s.run("in-shards", **QUANTISED, training__optimizer="paged_adamw_8bit", report__page=True),
+    "shards best": lambda s: s.run("shards-best", **{
+        **BEST, "training__schedule": "constant", "training__learning_rate": 0.05, "training__max_steps": 6}),
+    "shards killed": lambda s: s.run("shards-long", killed_at(29), **LONG),
+    "shards resumed": lambda s: s.run("shards-long", **LONG),
+    "shards not killed": lambda s: s.run("shards-not-killed", **LONG),
+    "validated at the end": lambda s: s.run("validated-at-the-end", **VALIDATED, training__validate_every=12),
+    "validated often": lambda s: s.run("validated-often", **VALIDATED, training__validate_every=2),
     "killed": lambda s: s.run("long", killed_at(29), **LONG),
     "resumed": lambda s: s.run("long", **LONG),
     "not killed": lambda s: s.run("not-killed", **LONG),
+    "refused": lambda s: s.run("refused"),
     "masked": lambda s: s.run("masked", training__max_length=8),
     "sharded": sharded,
     "unsloth": lambda s: s.run("unsloth", training__backend="unsloth"),
+    "unsloth packs": lambda s: s.run("unsloth-packs", **{
+        **QUANTISED, "training__accumulation": 4, "training__backend": "unsloth"}, report__page=True),
 }
 
 

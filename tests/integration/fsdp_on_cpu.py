@@ -1,0 +1,50 @@
+"""Runs a script as one of several processes under FSDP, on CPUs: accelerate shards on accelerators alone.
+
+    torchrun --nproc-per-node 2 fsdp_on_cpu.py SCRIPT ARGUMENT …
+
+What accelerate asks about the machine is answered for it; the sharding is torch's own, over gloo. Copies are made as
+GPUs make them: what looks like NaN in 16 bits becomes one and the same NaN, which ruins NF4 weights kept in such
+floats.
+"""
+
+import math
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+CONFIGURATION = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT", "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+"""What `accelerate launch` puts into the environment for recipes/fsdp.yaml."""
+_begin = PartialState.__init__
+_copy = torch._foreach_copy_
+
+
+def _begin_as_on_accelerators(self: PartialState, *arguments: Any, **options: Any) -> None:
+    is_first = not PartialState._shared_state
+    _begin(self, *arguments, **options)
+    if is_first:
+        self.distributed_type = DistributedType.MULTI_NPU
+
+
+def _copy_as_on_gpus(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], *rest: Any) -> None:
+    _copy(targets, sources, *rest)
+    for target in targets:
+        if target.dtype in (torch.bfloat16, torch.float16):
+            target.masked_fill_(target.isnan(), math.nan)
+
+
+if __name__ == "__main__":
+    torch._foreach_copy_ = _copy_as_on_gpus
+    PartialState.__init__ = _begin_as_on_accelerators
+    os.environ.update({name: os.environ.get(name, value) for name, value in CONFIGURATION.items()})
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
