@@ -86,14 +86,15 @@ def make_base(folder: Path, shape: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     config = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, rms_norm_eps=1e-5, tie_word_embeddings=False,
-                         bos_token_id=0, eos_token_id=1, pad_token_id=1)
-    specials = ["<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"]
-    vocabulary = {word: number for number, word in enumerate([*specials, *map(_word, range(config.vocab_size - 4))])}
+                         bos_token_id=0, eos_token_id=1, pad_token_id=4)
+    specials = ["<|begin|>", "<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"]
+    made_up = map(_word, range(config.vocab_size - len(specials)))
+    vocabulary = {word: number for number, word in enumerate([*specials, *made_up])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<|begin|>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.add_special_tokens(specials)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token=specials[0], eos_token=specials[1], pad_token=specials[1],
+        tokenizer_object=words, bos_token=specials[0], eos_token=specials[1], pad_token=specials[4],
         chat_template="{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> {% endfor %}"
                       "{% if add_generation_prompt %}<|assistant|> {% endif %}")
     tokenizer.save_pretrained(folder)
