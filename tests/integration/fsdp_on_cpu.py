@@ -12,20 +12,26 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml  # type: ignore[import-untyped]
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-CONFIGURATION = {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT", "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
-}
-"""What `accelerate launch` puts into the environment for recipes/fsdp.yaml."""
+import adapters
+
 _begin = PartialState.__init__
 _copy = torch._foreach_copy_
+
+
+def configuration() -> dict[str, str]:
+    """What `accelerate launch` puts into the environment for recipes/fsdp.yaml."""
+    document = yaml.safe_load((Path(adapters.__file__).parent / "recipes" / "fsdp.yaml").read_text())
+    said = {name.upper(): str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in document["fsdp_config"].items()}
+    return {"ACCELERATE_USE_FSDP": "true", **said}
 
 
 def _begin_as_on_accelerators(self: PartialState, *arguments: Any, **options: Any) -> None:
@@ -45,6 +51,6 @@ def _copy_as_on_gpus(targets: Sequence[torch.Tensor], sources: Sequence[torch.Te
 if __name__ == "__main__":
     torch._foreach_copy_ = _copy_as_on_gpus
     PartialState.__init__ = _begin_as_on_accelerators
-    os.environ.update({name: os.environ.get(name, value) for name, value in CONFIGURATION.items()})
+    os.environ.update(configuration())
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
