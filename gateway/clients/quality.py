@@ -18,9 +18,9 @@ What Redis does not take at once is dropped, and counted: a sample is one of man
 from asyncio import sleep
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from gateway.clients.registry_scripts import Script
+from gateway.clients.registry_scripts import Redis, Script
 from gateway.domain.candidate import MAX_APPROVED, MAX_PENDING, Candidate
 from gateway.domain.errors import Conflict, SwitchyardError
 from gateway.domain.quality import Rolling, Standing, Who
@@ -144,12 +144,6 @@ redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
 for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
 return 1
 """)
-
-
-class Redis(Protocol):
-    """The registry's Redis; see `gateway.clients.registry.Registry.call`."""
-
-    async def call(self, script: Script, names: Sequence[str], *arguments: str | int) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)

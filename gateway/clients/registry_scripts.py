@@ -1,8 +1,9 @@
 """The Lua scripts that make the registry's writes atomic; keys and arguments are named at the head of each."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,12 @@ class Script:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+class Redis(Protocol):
+    """The registry's Redis; see `gateway.clients.registry.Registry.call`."""
+
+    async def call(self, script: Script, names: Sequence[str], *arguments: str | int) -> Any: ...
 
 
 # Keys: revision, state, revisions, changes. Answers {revision, state and revisions as flat lists, id of the latest

@@ -19,9 +19,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from gateway.clients.registry_scripts import Script
+from gateway.clients.registry_scripts import Redis, Script
 from gateway.domain.counts import TrackCounts
 from gateway.domain.errors import SwitchyardError
 from gateway.domain.windows import Fields, TallyKey
@@ -66,12 +66,6 @@ redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'document', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """)
-
-
-class Redis(Protocol):
-    """The registry's Redis; see `gateway.clients.registry.Registry.call`."""
-
-    async def call(self, script: Script, names: Sequence[str], *arguments: str | int) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
