@@ -74,7 +74,7 @@ class Run:
             self._work.remember(self._attempt)
             if stop is None and PartialState().num_processes > 1:
                 raise StartAgain("Out of memory; the next start goes on in the smaller shape. torchrun starts again "
-                                 "by itself with --max-restarts.")
+                                 "by itself with --max-restarts (adapters/train.py says how).")
 
     def _try(self) -> Trained:
         """Train from the newest checkpoint to the end, or to where a guard stops it."""

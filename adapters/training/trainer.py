@@ -148,7 +148,7 @@ def arguments(recipe: Recipe, shape: Shape, steps: int, work: Path, rate: float)
         output_dir=str(work), max_steps=steps, seed=training.seed, data_seed=training.seed,
         per_device_train_batch_size=shape.batch, per_device_eval_batch_size=shape.batch,
         gradient_accumulation_steps=shape.accumulation,
-        optim={"adamw": "adamw_torch"}.get(optimizer := optimizer_of(recipe), optimizer), weight_decay=0.0,
+        optim=_OPTIMIZERS[optimizer_of(recipe)], weight_decay=0.0,
         learning_rate=training.learning_rate * rate, lr_scheduler_type=_SCHEDULES[training.schedule],
         warmup_steps=math.ceil(training.warmup * steps), max_grad_norm=training.max_grad_norm,
         bf16=True, use_cpu=not on_gpu, logging_strategy="no", eval_strategy="no", save_strategy="no",
@@ -160,4 +160,5 @@ def arguments(recipe: Recipe, shape: Shape, steps: int, work: Path, rate: float)
     return result
 
 
+_OPTIMIZERS = {"adamw": "adamw_torch", "paged_adamw_8bit": "paged_adamw_8bit"}
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
